@@ -1,0 +1,19 @@
+"""Builds ``resource_monitor._native._probe`` with cffi in API mode; run by setup.py, never imported at run time."""
+
+from pathlib import Path
+
+import cffi
+
+here = Path(__file__).parent
+
+ffibuilder = cffi.FFI()
+ffibuilder.cdef((here / "probe.h").read_text())
+ffibuilder.set_source(
+    "resource_monitor._native._probe",
+    '#include "probe.h"',
+    sources=["resource_monitor/_native/probe.c", "resource_monitor/_native/heap.c"],
+    depends=["resource_monitor/_native/probe.h"],
+    include_dirs=["resource_monitor/_native"],
+    libraries=["dl"],
+    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+)

@@ -1,0 +1,81 @@
+/* What probe.c and heap.c offer. cffi reads this file as declarations too, so it holds nothing but declarations
+ * and integer constants: no include guards and no preprocessor conditions. */
+
+/* ---- limits: one entry for each limit that can bite this process ---- */
+
+enum rm_kind {
+    RM_CGROUP_V1,       /* memory.limit_in_bytes; memory.stat's total_* keys */
+    RM_CGROUP_V2,       /* memory.max */
+    RM_HOST,            /* /proc/meminfo: MemTotal, MemAvailable */
+    RM_DECLARED         /* a value that the user gave, against the resident pages of /proc/PID/statm */
+};
+
+enum rm_state {
+    RM_LIMITED,         /* value, used and the reclaimable part are known */
+    RM_UNLIMITED,       /* the file says so, or is missing, or the value is more than the machine has */
+    RM_UNREADABLE       /* error says why: an errno, EBADMSG for a file that does not hold what it should */
+};
+
+enum rm_tier {
+    RM_USAGE,           /* the usage files alone; limits and the reclaimable part are kept from the last RM_FULL */
+    RM_FULL             /* everything */
+};
+
+enum rm_file { RM_USAGE_FILE, RM_LIMIT_FILE, RM_STAT_FILE };
+
+#define RM_NONE -1
+
+typedef struct {
+    /* set once by whoever opens it; a negative descriptor is the -errno of opening it, -ENOENT: there is no limit */
+    int kind;
+    int usage_fd;
+    int limit_fd;
+    int stat_fd;
+    /* written by rm_read; bytes. For RM_DECLARED the value is set at the start and kept. */
+    unsigned long long value;
+    unsigned long long used;
+    unsigned long long reclaimable;
+    unsigned long long reclaimable_low;
+    int state;
+    int error;
+    int failed_file;    /* which file it happened on */
+} rm_limit;
+
+typedef struct {
+    int least;          /* index of the entry with the least headroom, RM_NONE when nothing limits */
+    int failed;         /* index of the first entry that could not be read, RM_NONE when all could */
+    unsigned long long headroom;    /* of entry `least`; bytes */
+    unsigned long long free;        /* the same without what the kernel would have to reclaim first */
+    unsigned long long tightest;    /* the smallest value of all entries; bytes */
+} rm_outcome;
+
+int rm_read(rm_limit *limits, int count, int tier, int owner, rm_outcome *outcome);
+unsigned long long rm_headroom(const rm_limit *limit);
+unsigned long long rm_headroom_low(const rm_limit *limit);
+
+/* ---- parsers, also called by themselves ---- */
+
+int rm_parse_integer(const char *text, size_t length, unsigned long long *value);
+int rm_parse_keys(const char *text, size_t length, const char *const *keys, int count, unsigned long long *values);
+void rm_reclaimable(int version, const unsigned long long *stat, unsigned long long *low, unsigned long long *all);
+int rm_same_content(int fd, const char *expected, size_t length);
+
+/* ---- the heap: which allocator serves malloc, what it holds, giving it back ---- */
+
+enum rm_heap_kind { RM_HEAP_UNKNOWN, RM_HEAP_JEMALLOC, RM_HEAP_GLIBC };
+
+typedef struct {
+    unsigned long long allocated;   /* in use by the program */
+    unsigned long long active;      /* in pages that hold something in use */
+    unsigned long long metadata;
+    unsigned long long resident;
+    unsigned long long mapped;
+    unsigned long long retained;    /* address space kept without memory behind it */
+    unsigned long long dirty;       /* unused, still resident: what a purge gives back */
+} rm_heap_statistics;
+
+int rm_heap_detect(void);
+const char *rm_heap_object(void);
+int rm_heap_read(rm_heap_statistics *out);
+int rm_heap_dirty(unsigned long long *dirty);
+int rm_heap_relieve(void);
