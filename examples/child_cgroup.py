@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 PREFIX = "resource-monitor-"
@@ -127,7 +127,9 @@ def find_home() -> tuple[Path, int]:
                 tried.append(f"{place}: the memory controller is not enabled for children")
                 continue
             enter = subprocess.run(
-                ["/bin/sh", "-c", 'echo $$ > "$0"', str(probe / "cgroup.procs")], capture_output=True, check=False
+                ["/bin/sh", "-c", 'echo $$ > "$0"', str(probe / "cgroup.procs")],
+                capture_output=True,
+                check=False,
             )
             if enter.returncode == 0:
                 return place, version

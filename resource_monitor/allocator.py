@@ -62,7 +62,8 @@ class Allocator:
         out = ffi.new("rm_heap_statistics *")
         if lib.rm_heap_read(out) != 0:
             raise NotApplicable(
-                f"The allocator of this process ({self.object or self.name}) keeps no statistics; preload jemalloc to have them."
+                f"The allocator of this process ({self.object or self.name}) keeps no statistics; "
+                "preload jemalloc to have them."
             )
         return AllocatorStatistics(
             out.allocated, out.active, out.metadata, out.resident, out.mapped, out.retained, out.dirty

@@ -63,7 +63,7 @@ def parse_memberships(text: str, source: str) -> list[Membership]:
 
 
 def parse_mounts(lines: Iterable[str], source: str) -> Iterator[Mount]:
-    """The cgroup mounts among the lines of a mountinfo; ``source`` is named in the :class:`ProbeError` for a malformed one."""
+    """The cgroup mounts in a mountinfo; ``source`` is named in the :class:`ProbeError` for a malformed line."""
     for line in lines:
         fields = line.rstrip("\n").split(" ")
         try:
@@ -75,7 +75,10 @@ def parse_mounts(lines: Iterable[str], source: str) -> Iterator[Mount]:
             raise ProbeError(source, f"has the line {line[:80]!r}, which is no mountinfo line") from None
         if kind in ("cgroup", "cgroup2"):
             yield Mount(
-                _unescape(root), _unescape(mount_point), 2 if kind == "cgroup2" else 1, tuple(options.split(","))
+                _unescape(root),
+                _unescape(mount_point),
+                2 if kind == "cgroup2" else 1,
+                tuple(options.split(",")),
             )
 
 
@@ -178,7 +181,7 @@ def _has_files(controller: str, level: str, root: str) -> bool:
 
 
 def _unescape(field: str) -> str:
-    """Undo the kernel's ``\\040 \\011 \\012 \\134`` for space, tab, newline and backslash (fs/seq_file.c, mangle_path)."""
+    """Undo the kernel's ``\\040 \\011 \\012 \\134`` for space, tab, newline, backslash (fs/seq_file.c, mangle_path)."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), field)
 
 

@@ -92,7 +92,7 @@ class MemoryMonitor:
         self._refresh()
 
     def headroom(self) -> int:
-        """Bytes that may be used before the first limit bites, :data:`UNBOUNDED` without one. Raises :class:`ProbeError`."""
+        """Bytes left before the first limit bites, :data:`UNBOUNDED` without one. Raises :class:`ProbeError`."""
         if self._clock() >= self._fresh_until:
             self._refresh()
         return self._headroom
@@ -106,9 +106,7 @@ class MemoryMonitor:
             if first is None:
                 return Reading(UNBOUNDED, UNBOUNDED, self._recoverable, None, None, None, now)
             available = min(self._headroom + self._recoverable, first.value or 0)
-            return Reading(
-                available, self._headroom, self._recoverable, first.value, first.used, first.where, now
-            )
+            return Reading(available, self._headroom, self._recoverable, first.value, first.used, first.where, now)
 
     def limits(self) -> tuple[Limit, ...]:
         """Every limit that was looked at, those that limit nothing included, read anew. Raises :class:`ProbeError`."""
@@ -125,7 +123,7 @@ class MemoryMonitor:
         self._attention = max(self._attention, 2 * floor)
 
     def relieve(self) -> int:
-        """Ask the allocator to give back what it does not need, unless that was useless a moment ago; the headroom then.
+        """Ask the allocator for what it does not need, unless that was useless a moment ago; the headroom then.
 
         To be called before anything is refused. Raises :class:`ProbeError`.
         """

@@ -17,7 +17,7 @@ class Resource(Enum):
     """
 
     MEMORY = "memory"
-    """What this process may still use: the operating system's view, plus what the allocator holds and would give back."""
+    """What this process may still use: the operating system's view, plus what the allocator would give back."""
     OS_MEMORY = "os_memory"
     """The operating system's view alone: the limit that bites first, and what is charged to it."""
     ALLOCATOR_MEMORY = "allocator_memory"

@@ -1,11 +1,11 @@
-"""Sizes as people write them ("64MiB", "5%") to bytes and back. Knows no limit: a share is resolved against one later."""
+"""Sizes as people write them ("64MiB", "5%") to bytes and back. Knows no limit: a share meets one later."""
 
 import re
 from dataclasses import dataclass
 
 from resource_monitor.errors import ConfigurationError
 
-# Decimal and binary prefixes as in IEC 80000-13; a bare K, M or G is binary, as in Docker's and Kubernetes' "256m", "Mi".
+# Decimal and binary prefixes as in IEC 80000-13; a bare K, M or G is binary, as in Docker's "256m".
 _FACTORS = {
     "": 1,
     "b": 1,
@@ -13,11 +13,7 @@ _FACTORS = {
     "mb": 10**6,
     "gb": 10**9,
     "tb": 10**12,
-    **{
-        prefix + unit: 2 ** (10 * power)
-        for power, prefix in enumerate("kmgt", start=1)
-        for unit in ("", "i", "ib")
-    },
+    **{prefix + unit: 2 ** (10 * power) for power, prefix in enumerate("kmgt", start=1) for unit in ("", "i", "ib")},
 }
 _SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]{0,3})\s*", re.IGNORECASE | re.ASCII)
 _PERCENTAGE = re.compile(r"\s*(\d{1,3}(?:\.\d{1,20})?)\s*%\s*", re.ASCII)
@@ -62,7 +58,7 @@ def parse_size(value: int | str) -> int:
 
 
 def parse_amount(value: int | str) -> Amount:
-    """An :class:`Amount` from a size, a percentage, or ``"clamp(16MiB, 5%, 512MiB)"`` (at least, wanted, at most, as in CSS).
+    """An :class:`Amount` from a size, a percentage, or ``"clamp(16MiB, 5%, 512MiB)"``: least, wanted, most, as in CSS.
 
     Raises :class:`ConfigurationError`.
     """

@@ -1,0 +1,42 @@
+"""The Flask extension: the WSGI adapter around ``app.wsgi_app``, by Flask's own conventions for extensions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Unpack
+
+from resource_monitor.errors import ConfigurationError
+from resource_monitor.middleware.gate import Statistics
+from resource_monitor.middleware.options import Options
+from resource_monitor.middleware.wsgi import WSGIMemoryBackpressureMiddleware
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+_NAME = "memory_backpressure"
+
+
+class MemoryBackpressure:
+    """``MemoryBackpressure(app)``, or ``MemoryBackpressure(); …; init_app(app)`` with an application factory.
+
+    The keyword options are those of :class:`~resource_monitor.middleware.options.Options`. Raises
+    :class:`~resource_monitor.ConfigurationError` for a value that cannot be meant, or an app that is wrapped already.
+    """
+
+    def __init__(self, app: Flask | None = None, **options: Unpack[Options]) -> None:
+        self._options = options
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Wrap ``app``; one extension may serve several apps, each with counts of its own."""
+        if _NAME in app.extensions:
+            raise ConfigurationError(f"The Flask app {app.name!r} is wrapped already; wrap it once.")
+        middleware = WSGIMemoryBackpressureMiddleware(app.wsgi_app, **self._options)
+        app.wsgi_app = middleware  # type: ignore[method-assign]
+        app.extensions[_NAME] = middleware
+
+    @staticmethod
+    def statistics(app: Flask) -> Statistics:
+        """What the middleware around ``app`` did so far."""
+        middleware: WSGIMemoryBackpressureMiddleware = app.extensions[_NAME]
+        return middleware.statistics()

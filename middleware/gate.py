@@ -1,0 +1,192 @@
+"""What all adapters share: the options, one question a request, and the counts and log lines that follow from it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from resource_monitor.admission import Admission, Pressure
+from resource_monitor.errors import ConfigurationError, ProbeError
+from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
+from resource_monitor.middleware.responses import Refusal
+from resource_monitor.monitor import UNBOUNDED, MemoryMonitor, default_monitor
+from resource_monitor.units import format_size, parse_amount
+
+logger = logging.getLogger("resource_monitor")
+
+DEFAULT_MIN_AVAILABLE = "clamp(16MiB, 5%, 512MiB)"
+"""5 % of the limit, but never less than a few ordinary requests need nor more than any burst could use: 16 MiB of
+256 MiB, 512 MiB of 64 GiB."""
+
+
+class OnProbeError(StrEnum):
+    """What to do with requests while memory cannot be read."""
+
+    ADMIT = "admit"
+    REFUSE = "refuse"
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a middleware did since it was made: numbers of requests, and the present state."""
+
+    in_flight: int
+    admitted: int
+    shed: int
+    exempt: int
+    probe_errors: int
+    pressure: Pressure
+    min_available: int
+
+
+class Gate:
+    """Asked once a request; every admitted request must be let go of again with :meth:`leave`, exactly once.
+
+    Options are those of the adapters. ``min_available`` is the headroom below which nothing more is admitted: bytes, a
+    size (``"64MiB"``), a share of the smallest limit (``"5%"``), or a share between bounds
+    (``"clamp(16MiB, 5%, 512MiB)"``). ``limit`` declares a limit where no cgroup sets one, and ``monitor`` replaces the
+    process's shared one. Raises :class:`ConfigurationError` for a value that cannot be meant.
+    """
+
+    def __init__(
+        self,
+        *,
+        min_available: int | str = DEFAULT_MIN_AVAILABLE,
+        limit: int | str | None = None,
+        exempt: Exempt = DEFAULT_EXEMPT,
+        retry_after: int = 1,
+        on_probe_error: OnProbeError | str = OnProbeError.ADMIT,
+        monitor: MemoryMonitor | None = None,
+    ) -> None:
+        try:
+            self._amount = parse_amount(min_available)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"min_available: {error}") from None
+        if limit is not None and monitor is not None:
+            raise ConfigurationError(f"limit={limit!r} and monitor are given; declare the limit on the monitor alone.")
+        if on_probe_error not in list(OnProbeError):
+            raise ConfigurationError(
+                f"on_probe_error={on_probe_error!r} is neither 'admit' nor 'refuse'; give one of them."
+            )
+        self._admit_blindly = on_probe_error == OnProbeError.ADMIT
+        self.exempt = ExemptPaths(exempt)
+        self.refusal = Refusal(retry_after)
+        self._admission = Admission(0)
+        self._lock = threading.Lock()
+        self._in_flight = self._admitted = self._shed = self._exempt = self._probe_errors = 0
+        self._blind = False
+        self._tightest = UNBOUNDED
+        self._monitor = monitor
+        self._limit = limit
+        self._start(min_available)
+
+    def enter(self, path: str, mount: str = "") -> bool:
+        """Whether the request for ``path`` may start; True obliges the caller to :meth:`leave`."""
+        if self.exempt.match(path, mount):
+            with self._lock:
+                self._exempt += 1
+                self._in_flight += 1
+            return True
+        try:
+            admitted = self._decide()
+        except ProbeError as error:
+            admitted = self._undecided(error)
+        with self._lock:
+            if admitted:
+                self._admitted += 1
+                self._in_flight += 1
+            else:
+                self._shed += 1
+        return admitted
+
+    def leave(self) -> None:
+        """An admitted request is over."""
+        with self._lock:
+            self._in_flight -= 1
+
+    def statistics(self) -> Statistics:
+        """The counts of this moment."""
+        with self._lock:
+            return Statistics(
+                in_flight=self._in_flight,
+                admitted=self._admitted,
+                shed=self._shed,
+                exempt=self._exempt,
+                probe_errors=self._probe_errors,
+                pressure=self._admission.pressure,
+                min_available=self._admission.floor,
+            )
+
+    def _start(self, min_available: int | str) -> None:
+        """Find the limit and check the options against it; a probe that fails is the requests' business, not ours."""
+        try:
+            if self._monitor is None:
+                self._monitor = default_monitor() if self._limit is None else MemoryMonitor(limit=self._limit)
+            limits = self._monitor.limits()
+        except ProbeError as error:
+            self._undecided(error)
+            return
+        tightest = self._monitor.tightest()
+        if tightest == UNBOUNDED:
+            logger.warning(
+                "No memory limit was found, so every request will be admitted; run in a container with a memory limit "
+                "or declare one with RESOURCE_MONITOR_LIMIT."
+            )
+            return
+        if all(limit.value is None or limit.kind == "host memory" for limit in limits):
+            logger.warning(
+                "No cgroup limits the memory of this process, so only the machine's %s protect it; run in a container "
+                "with a memory limit or declare one with RESOURCE_MONITOR_LIMIT.",
+                format_size(tightest),
+            )
+        self._fit(tightest)
+        if self._admission.floor >= tightest:
+            raise ConfigurationError(
+                f"min_available={min_available!r} is not below the memory limit of {format_size(tightest)}, so every "
+                "request would be refused; give less, or a share such as '5%'."
+            )
+
+    def _fit(self, tightest: int) -> None:
+        """Follow the limit, which may be changed while we run."""
+        self._tightest = tightest
+        self._admission.floor = 0 if tightest == UNBOUNDED else self._amount.of(tightest)
+        assert self._monitor is not None
+        self._monitor.watch(self._admission.floor)
+
+    def _decide(self) -> bool:
+        monitor = self._monitor
+        if monitor is None:
+            monitor = self._monitor = default_monitor() if self._limit is None else MemoryMonitor(limit=self._limit)
+        headroom = monitor.headroom()
+        if self._blind:
+            self._blind = False
+            logger.warning("Memory can be read again; requests are decided by it.")
+        if monitor.tightest() != self._tightest:
+            self._fit(monitor.tightest())
+        admission = self._admission
+        if admission.admits(headroom) or admission.admits(headroom := monitor.relieve()):
+            if admission.pressure is not Pressure.OK and admission.admitted(time.monotonic()):
+                logger.info("Shedding ended: %s available.", format_size(headroom))
+            return True
+        if admission.refused(time.monotonic()):
+            logger.warning(
+                "Shedding: %s available, %s wanted; requests are answered 503 until there is room again.",
+                format_size(headroom),
+                format_size(admission.floor),
+            )
+        return False
+
+    def _undecided(self, error: ProbeError) -> bool:
+        with self._lock:
+            self._probe_errors += 1
+        if not self._blind:
+            self._blind = True
+            logger.error(
+                "Memory cannot be read (%s); requests are %s until it can.",
+                error,
+                "admitted unchecked" if self._admit_blindly else "refused",
+            )
+        return self._admit_blindly

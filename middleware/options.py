@@ -1,0 +1,27 @@
+"""The options that every adapter takes, under the same names."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from resource_monitor.middleware.gate import OnProbeError
+from resource_monitor.middleware.paths import Exempt
+from resource_monitor.monitor import MemoryMonitor
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of the middlewares; all may be left out."""
+
+    min_available: int | str
+    """Headroom below which nothing more is admitted: bytes, ``"64MiB"``, ``"5%"`` of the smallest limit, or a share
+    between bounds, ``"clamp(16MiB, 5%, 512MiB)"`` (the default)."""
+    limit: int | str | None
+    """A limit on this process's resident memory, for machines where no cgroup sets one; bytes or ``"256MiB"``."""
+    exempt: Exempt
+    """Paths that are never refused: exact, a prefix with a final ``*``, or a callable of the path."""
+    retry_after: int
+    """Seconds; ``Retry-After`` takes a random whole number from this to twice this."""
+    on_probe_error: OnProbeError | str
+    """``"admit"`` (the default) or ``"refuse"`` requests while memory cannot be read."""
+    monitor: MemoryMonitor | None
+    """A monitor of one's own in place of the process's shared one."""
