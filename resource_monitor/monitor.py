@@ -102,6 +102,7 @@ class MemoryMonitor:
         with self._lock:
             now = self._clock()
             self._update(now, full=True)
+            self._recoverable = self.allocator.dirty() or 0
             first = self._reader.first()
             if first is None:
                 return Reading(UNBOUNDED, UNBOUNDED, self._recoverable, None, None, None, now)
