@@ -12,7 +12,8 @@ from resource_monitor.admission import Admission, Pressure
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
 from resource_monitor.middleware.responses import Refusal
-from resource_monitor.monitor import UNBOUNDED, MemoryMonitor, default_monitor
+from resource_monitor.monitor import MemoryMonitor, default_monitor
+from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size, parse_amount
 
 logger = logging.getLogger("resource_monitor")

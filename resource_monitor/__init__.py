@@ -1,11 +1,19 @@
 """How much memory this process may really still use, and keeping a service alive when that runs out."""
 
 from resource_monitor._version import __version__
-from resource_monitor.allocator import Allocator, AllocatorStatistics
+from resource_monitor.allocator import (
+    Allocator,
+    AllocatorStatistics,
+    allocator_stats_enabled,
+    print_allocator_stats,
+)
 from resource_monitor.errors import ConfigurationError, NotApplicable, ProbeError, ResourceMonitorError
-from resource_monitor.limits import Consequence, Flag, Limit
-from resource_monitor.monitor import UNBOUNDED, MemoryMonitor, Reading, default_monitor
+from resource_monitor.explanation import Explanation, explain
+from resource_monitor.limits import Limit
+from resource_monitor.monitor import MemoryMonitor, Reading, default_monitor
 from resource_monitor.resource import Resource
+from resource_monitor.sampling import UNBOUNDED
+from resource_monitor.sources import Consequence, Flag
 
 __all__ = [
     "UNBOUNDED",
@@ -13,6 +21,7 @@ __all__ = [
     "AllocatorStatistics",
     "ConfigurationError",
     "Consequence",
+    "Explanation",
     "Flag",
     "Limit",
     "MemoryMonitor",
@@ -22,5 +31,8 @@ __all__ = [
     "Resource",
     "ResourceMonitorError",
     "__version__",
+    "allocator_stats_enabled",
     "default_monitor",
+    "explain",
+    "print_allocator_stats",
 ]

@@ -11,8 +11,8 @@ ffibuilder.cdef((here / "probe.h").read_text())
 ffibuilder.set_source(
     "resource_monitor._native._probe",
     '#include "probe.h"',
-    sources=["resource_monitor/_native/probe.c", "resource_monitor/_native/heap.c"],
-    depends=["resource_monitor/_native/probe.h"],
+    sources=[f"resource_monitor/_native/{name}.c" for name in ("probe", "parse", "count", "heap")],
+    depends=["resource_monitor/_native/probe.h", "resource_monitor/_native/text.h"],
     include_dirs=["resource_monitor/_native"],
     libraries=["dl"],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],

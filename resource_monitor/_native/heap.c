@@ -1,27 +1,22 @@
-/* Which allocator serves this process's malloc, what it holds, and asking it to give back what it does not need.
- * Nothing is linked or opened: jemalloc uses static TLS and must be there from the start (LD_PRELOAD) or not at all. */
+/* Which allocator serves this process's malloc, what it holds, asking it to give back what it does not need, and its own
+ * report. Nothing is linked or opened: jemalloc uses static TLS and must be there from the start (LD_PRELOAD) or not at
+ * all. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "probe.h"
-
-typedef unsigned long long u64;
+#include "text.h"
 
 /* MALLCTL_ARENAS_ALL of jemalloc >= 5.0: the index that stands for all arenas merged (jemalloc(3)). */
 #define ALL_ARENAS "4096"
-
-typedef int (*mallctl_t)(const char *, void *, size_t *, void *, size_t);
-typedef int (*nametomib_t)(const char *, size_t *, size_t *);
-typedef int (*bymib_t)(const size_t *, size_t, void *, size_t *, void *, size_t);
-
-/* struct mallinfo2 of glibc >= 2.33 (mallinfo2(3)); declared here because older headers lack it. */
-struct mallinfo2_s {
-    size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
-};
 
 enum { EPOCH, ALLOCATED, ACTIVE, METADATA, RESIDENT, MAPPED_BYTES, RETAINED, PDIRTY, PURGE, MIBS };
 static const char *const mib_names[MIBS] = {
@@ -29,25 +24,105 @@ static const char *const mib_names[MIBS] = {
     "stats.arenas." ALL_ARENAS ".pdirty", "arena." ALL_ARENAS ".purge",
 };
 
-static struct {
-    int kind;
-    char object[512];
-    bymib_t bymib;
+/* struct mallinfo2 of glibc >= 2.33 (mallinfo2(3)); declared here because older headers lack it. */
+struct mallinfo2_s {
+    size_t arena, ordblks, smblks, hblks, hblkhd, usmblks, fsmblks, uordblks, fordblks, keepcost;
+};
+
+static struct jemalloc {
+    int (*mallctl)(const char *, void *, size_t *, void *, size_t);
+    int (*nametomib)(const char *, size_t *, size_t *);
+    int (*bymib)(const size_t *, size_t, void *, size_t *, void *, size_t);
+    void (*print)(void (*)(void *, const char *), void *, const char *);
     size_t mib[MIBS][5], mib_length[MIBS];
     size_t page;
-    int has_statistics;
-    int (*malloc_trim)(size_t);
-    struct mallinfo2_s (*mallinfo2)(void);
+} jemalloc;
+
+static struct {
+    int (*trim)(size_t);
+    struct mallinfo2_s (*info)(void);
+    int (*print)(int, FILE *);
+} glibc;
+
+static struct { /* microsoft/mimalloc, include/mimalloc.h */
+    void (*collect)(bool);
+    void (*process_info)(size_t *, size_t *, size_t *, size_t *, size_t *, size_t *, size_t *, size_t *);
+    void (*print)(void (*)(const char *, void *), void *);
+} mimalloc;
+
+static struct { /* gperftools, src/gperftools/malloc_extension_c.h */
+    void (*release)(void);
+    int (*property)(const char *, size_t *);
+    void (*print)(char *, int);
+} tcmalloc;
+
+static struct {
+    int kind;
+    bool has_statistics;
+    const void *base;
+    char object[512];
 } heap;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-/* The address of `name` if it lives in the same object as the malloc that everyone gets: a jemalloc that a library
+/* The function `name` if it lives in the same object as the malloc that everyone gets: a jemalloc that a library
  * brought along for itself, and glibc's functions under a preloaded allocator, resolve too but are not the heap. */
-static void *beside_malloc(const char *name, const void *malloc_base)
+static bool beside_malloc(const char *name, void *function)
 {
     Dl_info info;
     void *symbol = dlsym(RTLD_DEFAULT, name);
-    return symbol && dladdr(symbol, &info) && info.dli_fbase == malloc_base ? symbol : NULL;
+    if (!symbol || !dladdr(symbol, &info) || info.dli_fbase != heap.base)
+        return false;
+    memcpy(function, &symbol, sizeof symbol);
+    return true;
+}
+
+static bool detect_jemalloc(void)
+{
+    if (!beside_malloc("mallctl", &jemalloc.mallctl) || !beside_malloc("mallctlnametomib", &jemalloc.nametomib) ||
+        !beside_malloc("mallctlbymib", &jemalloc.bymib) || !beside_malloc("malloc_stats_print", &jemalloc.print))
+        return false;
+    size_t size = sizeof jemalloc.page;
+    heap.kind = RM_HEAP_JEMALLOC;
+    heap.has_statistics = jemalloc.mallctl("arenas.page", &jemalloc.page, &size, NULL, 0) == 0;
+    for (int i = 0; i < MIBS; i++) {
+        jemalloc.mib_length[i] = sizeof jemalloc.mib[i] / sizeof *jemalloc.mib[i];
+        /* a jemalloc built with --disable-stats still purges */
+        if (jemalloc.nametomib(mib_names[i], jemalloc.mib[i], &jemalloc.mib_length[i]) && i != PURGE)
+            heap.has_statistics = false;
+    }
+    return true;
+}
+
+static bool detect_mimalloc(void)
+{
+    if (!beside_malloc("mi_collect", &mimalloc.collect) || !beside_malloc("mi_process_info", &mimalloc.process_info) ||
+        !beside_malloc("mi_stats_print_out", &mimalloc.print))
+        return false;
+    heap.kind = RM_HEAP_MIMALLOC;
+    heap.has_statistics = true;
+    return true;
+}
+
+static bool detect_tcmalloc(void)
+{
+    if (!beside_malloc("MallocExtension_ReleaseFreeMemory", &tcmalloc.release) ||
+        !beside_malloc("MallocExtension_GetNumericProperty", &tcmalloc.property) ||
+        !beside_malloc("MallocExtension_GetStats", &tcmalloc.print))
+        return false;
+    heap.kind = RM_HEAP_TCMALLOC;
+    heap.has_statistics = true;
+    return true;
+}
+
+static bool detect_glibc(void)
+{
+    const char *(*version)(void);
+    if (!beside_malloc("gnu_get_libc_version", &version) || !beside_malloc("malloc_trim", &glibc.trim) ||
+        !beside_malloc("malloc_info", &glibc.print))
+        return false;
+    heap.kind = RM_HEAP_GLIBC;
+    heap.has_statistics = beside_malloc("mallinfo2", &glibc.info);
+    return true;
 }
 
 static void detect(void)
@@ -56,31 +131,9 @@ static void detect(void)
     void *symbol = dlsym(RTLD_DEFAULT, "malloc");
     if (!symbol || !dladdr(symbol, &info))
         return;
+    heap.base = info.dli_fbase;
     strncpy(heap.object, info.dli_fname ? info.dli_fname : "", sizeof heap.object - 1);
-
-    mallctl_t mallctl;
-    nametomib_t nametomib;
-    *(void **)&mallctl = beside_malloc("mallctl", info.dli_fbase);
-    *(void **)&nametomib = beside_malloc("mallctlnametomib", info.dli_fbase);
-    *(void **)&heap.bymib = beside_malloc("mallctlbymib", info.dli_fbase);
-    if (mallctl && nametomib && heap.bymib) {
-        size_t size = sizeof heap.page;
-        heap.kind = RM_HEAP_JEMALLOC;
-        heap.has_statistics = mallctl("arenas.page", &heap.page, &size, NULL, 0) == 0;
-        for (int i = 0; i < MIBS; i++) {
-            heap.mib_length[i] = sizeof heap.mib[i] / sizeof *heap.mib[i];
-            /* a jemalloc built with --disable-stats still purges */
-            if (nametomib(mib_names[i], heap.mib[i], &heap.mib_length[i]) && i != PURGE)
-                heap.has_statistics = 0;
-        }
-        return;
-    }
-    *(void **)&heap.malloc_trim = beside_malloc("malloc_trim", info.dli_fbase);
-    *(void **)&heap.mallinfo2 = beside_malloc("mallinfo2", info.dli_fbase);
-    if (heap.malloc_trim && beside_malloc("gnu_get_libc_version", info.dli_fbase)) {
-        heap.kind = RM_HEAP_GLIBC;
-        heap.has_statistics = heap.mallinfo2 != NULL;
-    }
+    (void)(detect_jemalloc() || detect_mimalloc() || detect_tcmalloc() || detect_glibc());
 }
 
 /* The kind of the allocator that serves malloc; looked for once a process. */
@@ -97,10 +150,17 @@ const char *rm_heap_object(void)
     return heap.object;
 }
 
+/* Whether rm_heap_read has figures: 0 or 1. */
+int rm_heap_has_statistics(void)
+{
+    rm_heap_detect();
+    return heap.has_statistics;
+}
+
 static u64 jemalloc_size(int which)
 {
     size_t value = 0, size = sizeof value;
-    heap.bymib(heap.mib[which], heap.mib_length[which], &value, &size, NULL, 0);
+    jemalloc.bymib(jemalloc.mib[which], jemalloc.mib_length[which], &value, &size, NULL, 0);
     return value;
 }
 
@@ -108,17 +168,31 @@ static u64 jemalloc_size(int which)
 static void jemalloc_refresh(void)
 {
     unsigned long long epoch = 1;
-    heap.bymib(heap.mib[EPOCH], heap.mib_length[EPOCH], NULL, NULL, &epoch, sizeof epoch);
+    jemalloc.bymib(jemalloc.mib[EPOCH], jemalloc.mib_length[EPOCH], NULL, NULL, &epoch, sizeof epoch);
+}
+
+static u64 tcmalloc_size(const char *property)
+{
+    size_t value = 0;
+    return tcmalloc.property(property, &value) ? value : 0;
 }
 
 /* Bytes that the allocator holds unused and would give back at once if asked. 0, or ENOTSUP when it cannot tell. */
 int rm_heap_dirty(u64 *dirty)
 {
-    if (rm_heap_detect() != RM_HEAP_JEMALLOC || !heap.has_statistics)
+    switch (rm_heap_detect()) {
+    case RM_HEAP_JEMALLOC:
+        if (!heap.has_statistics)
+            return ENOTSUP;
+        jemalloc_refresh();
+        *dirty = jemalloc_size(PDIRTY) * jemalloc.page;
+        return 0;
+    case RM_HEAP_TCMALLOC:
+        *dirty = tcmalloc_size("tcmalloc.pageheap_free_bytes");
+        return 0;
+    default:
         return ENOTSUP;
-    jemalloc_refresh();
-    *dirty = jemalloc_size(PDIRTY) * heap.page;
-    return 0;
+    }
 }
 
 /* 0, or ENOTSUP when the allocator does not tell. */
@@ -128,7 +202,8 @@ int rm_heap_read(rm_heap_statistics *out)
     rm_heap_detect();
     if (!heap.has_statistics)
         return ENOTSUP;
-    if (heap.kind == RM_HEAP_JEMALLOC) {
+    switch (heap.kind) {
+    case RM_HEAP_JEMALLOC:
         jemalloc_refresh();
         out->allocated = jemalloc_size(ALLOCATED);
         out->active = jemalloc_size(ACTIVE);
@@ -136,16 +211,30 @@ int rm_heap_read(rm_heap_statistics *out)
         out->resident = jemalloc_size(RESIDENT);
         out->mapped = jemalloc_size(MAPPED_BYTES);
         out->retained = jemalloc_size(RETAINED);
-        out->dirty = jemalloc_size(PDIRTY) * heap.page;
+        out->dirty = jemalloc_size(PDIRTY) * jemalloc.page;
+        return 0;
+    case RM_HEAP_MIMALLOC: {
+        /* what is committed is all that it tells while running */
+        size_t commit = 0;
+        mimalloc.process_info(NULL, NULL, NULL, NULL, NULL, &commit, NULL, NULL);
+        out->mapped = commit;
         return 0;
     }
-    struct mallinfo2_s info = heap.mallinfo2();
-    out->allocated = info.uordblks + info.hblkhd;
-    out->active = out->allocated;
-    out->mapped = info.arena + info.hblkhd;
-    out->resident = out->mapped;
-    out->dirty = info.fordblks;
-    return 0;
+    case RM_HEAP_TCMALLOC:
+        out->allocated = out->active = tcmalloc_size("generic.current_allocated_bytes");
+        out->mapped = tcmalloc_size("generic.heap_size");
+        out->retained = tcmalloc_size("tcmalloc.pageheap_unmapped_bytes");
+        out->dirty = tcmalloc_size("tcmalloc.pageheap_free_bytes");
+        out->resident = minus(out->mapped, out->retained);
+        return 0;
+    default: {
+        struct mallinfo2_s info = glibc.info();
+        out->allocated = out->active = info.uordblks + info.hblkhd;
+        out->mapped = out->resident = info.arena + info.hblkhd;
+        out->dirty = info.fordblks;
+        return 0;
+    }
+    }
 }
 
 /* Give unused memory back to the kernel. 0, an errno of jemalloc's, or ENOTSUP when the allocator offers no way. */
@@ -153,10 +242,61 @@ int rm_heap_relieve(void)
 {
     switch (rm_heap_detect()) {
     case RM_HEAP_JEMALLOC:
-        return heap.bymib(heap.mib[PURGE], heap.mib_length[PURGE], NULL, NULL, NULL, 0);
+        return jemalloc.bymib(jemalloc.mib[PURGE], jemalloc.mib_length[PURGE], NULL, NULL, NULL, 0);
     case RM_HEAP_GLIBC:
-        heap.malloc_trim(0);
+        glibc.trim(0);
         return 0;
+    case RM_HEAP_MIMALLOC:
+        mimalloc.collect(true); /* of the calling thread's heap alone */
+        return 0;
+    case RM_HEAP_TCMALLOC:
+        tcmalloc.release();
+        return 0;
+    default:
+        return ENOTSUP;
+    }
+}
+
+static void write_all(int fd, const char *text)
+{
+    size_t left = strlen(text);
+    while (left) {
+        ssize_t wrote = write(fd, text, left);
+        if (wrote < 0 && errno == EINTR)
+            continue;
+        if (wrote <= 0)
+            return;
+        text += wrote;
+        left -= (size_t)wrote;
+    }
+}
+
+static void write_jemalloc(void *fd, const char *text) { write_all(*(int *)fd, text); }
+static void write_mimalloc(const char *text, void *fd) { write_all(*(int *)fd, text); }
+
+/* Write the allocator's own report to `fd`. 0, an errno, or ENOTSUP when it has none. */
+int rm_heap_report(int fd)
+{
+    char text[32768];
+    switch (rm_heap_detect()) {
+    case RM_HEAP_JEMALLOC:
+        jemalloc.print(write_jemalloc, &fd, NULL);
+        return 0;
+    case RM_HEAP_MIMALLOC:
+        mimalloc.print(write_mimalloc, &fd);
+        return 0;
+    case RM_HEAP_TCMALLOC:
+        tcmalloc.print(text, sizeof text);
+        write_all(fd, text);
+        return 0;
+    case RM_HEAP_GLIBC: {
+        int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+        FILE *file = copy < 0 ? NULL : fdopen(copy, "w");
+        if (!file)
+            return errno;
+        glibc.print(0, file);
+        return fclose(file) ? errno : 0;
+    }
     default:
         return ENOTSUP;
     }

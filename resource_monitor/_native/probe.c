@@ -1,124 +1,39 @@
-/* Reads limits and usage from kept file descriptors. Owns the parsing of the kernel's integer and "key value" files
- * and the arithmetic of the reclaimable part; leaves finding and opening the files to Python. No Python API, no
- * allocation, no global state: callers may be on any thread, with or without the GIL, each on entries of its own. */
+/* Reads limits and usage from kept file descriptors: the arithmetic of every kind of limit, and which one bites first.
+ * Leaves finding and opening the files to Python. No Python API, no allocation, no global state: callers may be on any
+ * thread, with or without the GIL, each on entries of its own. */
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "probe.h"
+#include "text.h"
 
-typedef unsigned long long u64;
-
-#define NO_LIMIT (~0ULL)
 /* A v1 "no limit" is LONG_MAX rounded down to pages (mm/page_counter.c, PAGE_COUNTER_MAX); pages are at most 64 KiB. */
 #define V1_UNLIMITED (0x7fffffffffffffffULL - 0xffffULL)
 
 /* memory.stat has 60-odd lines at the most and meminfo as many, so 16 KiB holds either whole. */
 enum { TEXT_SIZE = 16384 };
 
-static u64 minus(u64 a, u64 b) { return a > b ? a - b : 0; }
+/* One pass over the entries. The last larger file stays here: neighbours that speak of the same cgroup share it. */
+struct pass {
+    int tier;
+    u64 mem_total;      /* of the machine: a cgroup limit of more is none */
+    u64 least_visible;  /* the smallest value that a visible v1 level sets */
+    int text_fd;
+    ssize_t text_length;
+    char text[TEXT_SIZE];
+};
 
-/* The whole file from its start, NUL-terminated; its length, or -errno. A negative fd is an errno of its own. */
-static ssize_t read_text(int fd, char *text, size_t size)
-{
-    size_t length = 0;
-    if (fd < 0)
-        return fd;
-    while (length < size - 1) {
-        ssize_t got = pread(fd, text + length, size - 1 - length, (off_t)length);
-        if (got < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
-        if (got == 0)
-            break;
-        length += (size_t)got;
-    }
-    text[length] = 0;
-    return (ssize_t)length;
-}
-
-/* The decimal number at *at, which is moved past it; 0, or EBADMSG when there is none or it does not fit. */
-static int take_number(const char **at, const char *end, u64 *value)
-{
-    const char *p = *at;
-    u64 n = 0;
-    if (p == end || *p < '0' || *p > '9')
-        return EBADMSG;
-    for (; p < end && *p >= '0' && *p <= '9'; p++) {
-        u64 digit = (u64)(*p - '0');
-        if (n > (NO_LIMIT - digit) / 10)
-            return EBADMSG;
-        n = n * 10 + digit;
-    }
-    *at = p;
-    *value = n;
-    return 0;
-}
-
-/* A file that holds one number, "max" or "-1" (both: no limit, value ~0). 0 or EBADMSG. */
-int rm_parse_integer(const char *text, size_t length, u64 *value)
-{
-    const char *end = text + length;
-    while (end > text && (end[-1] == '\n' || end[-1] == ' '))
-        end--;
-    length = (size_t)(end - text);
-    if ((length == 3 && !memcmp(text, "max", 3)) || (length == 2 && !memcmp(text, "-1", 2))) {
-        *value = NO_LIMIT;
-        return 0;
-    }
-    if (take_number(&text, end, value) || text != end)
-        return EBADMSG;
-    return 0;
-}
-
-/* Lines of "key value [unit]": values[i] gets the value of keys[i] and stays as it is where the key is absent. A unit
- * of kB multiplies by 1024. The number of keys found, or -EBADMSG when a wanted key has no number behind it. */
-int rm_parse_keys(const char *text, size_t length, const char *const *keys, int count, u64 *values)
-{
-    const char *end = text + length;
-    int found = 0;
-    while (text < end) {
-        const char *line_end = memchr(text, '\n', (size_t)(end - text));
-        if (!line_end)
-            line_end = end;
-        const char *space = memchr(text, ' ', (size_t)(line_end - text));
-        if (space) {
-            size_t key_length = (size_t)(space - text);
-            for (int i = 0; i < count; i++) {
-                if (strncmp(keys[i], text, key_length) || keys[i][key_length])
-                    continue;
-                const char *at = space;
-                u64 value;
-                while (at < line_end && *at == ' ')
-                    at++;
-                if (take_number(&at, line_end, &value))
-                    return -EBADMSG;
-                if (line_end - at >= 3 && !memcmp(at, " kB", 3)) {
-                    if (value > NO_LIMIT / 1024)
-                        return -EBADMSG;
-                    value *= 1024;
-                }
-                values[i] = value;
-                found++;
-                break;
-            }
-        }
-        text = line_end + 1;
-    }
-    return found;
-}
-
-enum { INACTIVE_FILE, ACTIVE_FILE, MAPPED, SHMEM, DIRTY, WRITEBACK, SLAB, STAT_KEYS };
+enum { INACTIVE_FILE, ACTIVE_FILE, MAPPED, SHMEM, DIRTY, WRITEBACK, SLAB, HIERARCHICAL, STAT_KEYS };
 
 /* v1's bare keys count the one cgroup alone, the total_ ones its children too, as its usage does
- * (Documentation/admin-guide/cgroup-v1/memory.rst, section 5.2). It has no key for reclaimable slab. */
+ * (Documentation/admin-guide/cgroup-v1/memory.rst, section 5.2). It has no key for reclaimable slab, v2 none for the
+ * least limit of all ancestors. */
 static const char *const stat_keys[2][STAT_KEYS] = {
-    {"total_inactive_file", "total_active_file", "total_mapped_file", "total_shmem", "total_dirty", "total_writeback", ""},
-    {"inactive_file", "active_file", "file_mapped", "shmem", "file_dirty", "file_writeback", "slab_reclaimable"},
+    {"total_inactive_file", "total_active_file", "total_mapped_file", "total_shmem", "total_dirty", "total_writeback",
+     "", "hierarchical_memory_limit"},
+    {"inactive_file", "active_file", "file_mapped", "shmem", "file_dirty", "file_writeback", "slab_reclaimable", ""},
 };
 
 /* The part of a cgroup's usage that the kernel would free before it kills, in bytes, from memory.stat's figures in the
@@ -134,27 +49,6 @@ void rm_reclaimable(int version, const u64 *stat, u64 *low, u64 *all)
     *all = (wide > *low ? wide : *low) + (version == 2 ? stat[SLAB] / 2 : 0);
 }
 
-static int read_integer(int fd, u64 *value)
-{
-    char text[64];
-    ssize_t length = read_text(fd, text, sizeof text);
-    if (length < 0)
-        return (int)-length;
-    return rm_parse_integer(text, (size_t)length, value);
-}
-
-static int read_keys(int fd, const char *const *keys, int count, int needed, u64 *values)
-{
-    char text[TEXT_SIZE];
-    ssize_t length = read_text(fd, text, sizeof text);
-    if (length < 0)
-        return (int)-length;
-    int found = rm_parse_keys(text, (size_t)length, keys, count, values);
-    if (found < 0)
-        return -found;
-    return found < needed ? EBADMSG : 0;
-}
-
 static void failed(rm_limit *limit, int file, int error)
 {
     limit->state = error == ENOENT ? RM_UNLIMITED : RM_UNREADABLE;
@@ -162,24 +56,87 @@ static void failed(rm_limit *limit, int file, int error)
     limit->failed_file = file;
 }
 
-static void read_cgroup(rm_limit *limit, int tier, u64 mem_total)
+static int read_integer(int fd, u64 *value)
 {
-    int version = limit->kind == RM_CGROUP_V2 ? 2 : 1;
+    char text[64];
+    ssize_t length = rm_read_text(fd, text, sizeof text);
+    if (length < 0)
+        return (int)-length;
+    return rm_parse_integer(text, (size_t)length, value);
+}
+
+/* `count` numbers separated by blanks or tabs: statm, file-nr. */
+static int read_numbers(int fd, u64 *values, int count)
+{
+    char text[256];
+    ssize_t length = rm_read_text(fd, text, sizeof text);
+    if (length < 0)
+        return (int)-length;
+    const char *at = text, *end = text + length;
+    for (int i = 0; i < count; i++) {
+        while (at < end && (*at == ' ' || *at == '\t'))
+            at++;
+        if (rm_take_number(&at, end, &values[i]))
+            return EBADMSG;
+    }
+    return 0;
+}
+
+/* The file into the pass's text unless it is there already. */
+static int load(struct pass *pass, int fd)
+{
+    if (fd < 0)
+        return -fd;
+    if (pass->text_fd != fd) {
+        pass->text_fd = fd;
+        pass->text_length = rm_read_text(fd, pass->text, sizeof pass->text);
+    }
+    return pass->text_length < 0 ? (int)-pass->text_length : 0;
+}
+
+static int load_keys(struct pass *pass, int fd, const char *const *keys, int count, int needed, u64 *values)
+{
+    int error = load(pass, fd);
+    if (error)
+        return error;
+    int found = rm_parse_keys(pass->text, (size_t)pass->text_length, keys, count, values);
+    if (found < 0)
+        return -found;
+    return found < needed ? EBADMSG : 0;
+}
+
+static int is_v1(int kind) { return kind == RM_CGROUP_V1 || kind == RM_CGROUP_V1_SWAP || kind == RM_CGROUP_V1_HIDDEN; }
+
+static void read_cgroup(rm_limit *limit, struct pass *pass)
+{
+    int version = is_v1(limit->kind) ? 1 : 2;
+    int hidden = limit->kind == RM_CGROUP_V1_HIDDEN;
     int error;
-    if (tier == RM_FULL) {
-        if ((error = read_integer(limit->limit_fd, &limit->value))) {
-            failed(limit, RM_LIMIT_FILE, error);
-            return;
+    if (pass->tier == RM_FULL) {
+        u64 stat[STAT_KEYS] = {[HIERARCHICAL] = NO_LIMIT};
+        if (!hidden) {
+            if ((error = read_integer(limit->limit_fd, &limit->value))) {
+                failed(limit, RM_LIMIT_FILE, error);
+                return;
+            }
+            if (limit->kind == RM_CGROUP_V1 && limit->value < pass->least_visible)
+                pass->least_visible = limit->value;
+            if (limit->value >= V1_UNLIMITED || limit->value >= pass->mem_total) {
+                limit->state = RM_UNLIMITED;
+                return;
+            }
         }
-        if (limit->value >= V1_UNLIMITED || limit->value >= mem_total) {
-            limit->state = RM_UNLIMITED;
-            return;
-        }
-        u64 stat[STAT_KEYS] = {0};
-        error = read_keys(limit->stat_fd, stat_keys[version - 1], STAT_KEYS, 0, stat);
+        error = load_keys(pass, limit->stat_fd, stat_keys[version - 1], STAT_KEYS, 0, stat);
         if (error && error != ENOENT) {
             failed(limit, RM_STAT_FILE, error);
             return;
+        }
+        if (hidden) {
+            limit->value = stat[HIERARCHICAL];
+            if (limit->value >= pass->least_visible || limit->value >= pass->mem_total) {
+                limit->state = RM_UNLIMITED;
+                return;
+            }
         }
         rm_reclaimable(version, stat, &limit->reclaimable_low, &limit->reclaimable);
         limit->state = RM_LIMITED;
@@ -188,11 +145,11 @@ static void read_cgroup(rm_limit *limit, int tier, u64 mem_total)
         failed(limit, RM_USAGE_FILE, error);
 }
 
-static void read_host(rm_limit *limit)
+static void read_host(rm_limit *limit, struct pass *pass)
 {
     static const char *const keys[] = {"MemTotal:", "MemAvailable:"};
     u64 values[2] = {0};
-    int error = read_keys(limit->usage_fd, keys, 2, 2, values);
+    int error = load_keys(pass, limit->usage_fd, keys, 2, 2, values);
     if (error) {
         failed(limit, RM_USAGE_FILE, error);
         return;
@@ -202,23 +159,158 @@ static void read_host(rm_limit *limit)
     limit->state = RM_LIMITED;
 }
 
-/* statm: size resident shared text lib data dirty, in pages (man 5 proc). */
-static void read_declared(rm_limit *limit)
+/* CommitLimit binds in mode 2 of vm.overcommit_memory alone (Documentation/mm/overcommit-accounting.rst). */
+static void read_commit(rm_limit *limit, struct pass *pass)
 {
-    char text[256];
-    ssize_t length = read_text(limit->usage_fd, text, sizeof text);
-    u64 size, resident;
-    if (length < 0) {
-        failed(limit, RM_USAGE_FILE, (int)-length);
+    static const char *const keys[] = {"CommitLimit:", "Committed_AS:"};
+    u64 values[2] = {0}, mode;
+    int error;
+    if (pass->tier == RM_FULL) {
+        if ((error = read_integer(limit->limit_fd, &mode))) {
+            failed(limit, RM_LIMIT_FILE, error);
+            return;
+        }
+        if (mode != 2) {
+            limit->state = RM_UNLIMITED;
+            return;
+        }
+    }
+    if ((error = load_keys(pass, limit->usage_fd, keys, 2, 2, values))) {
+        failed(limit, RM_USAGE_FILE, error);
         return;
     }
-    const char *at = text, *end = text + length;
-    if (take_number(&at, end, &size) || at == end || *at++ != ' ' || take_number(&at, end, &resident)) {
-        failed(limit, RM_USAGE_FILE, EBADMSG);
-        return;
-    }
-    limit->used = resident * (u64)sysconf(_SC_PAGESIZE);
+    limit->value = values[0];
+    limit->used = values[1];
     limit->state = RM_LIMITED;
+}
+
+/* The soft limit `name` into `value`; 1 when the entry is settled: unlimited, or unreadable. */
+static int settled_by_rlimit(rm_limit *limit, struct pass *pass, const char *name)
+{
+    if (pass->tier != RM_FULL)
+        return 0;
+    int error = load(pass, limit->limit_fd);
+    if (!error)
+        error = rm_parse_rlimit(pass->text, (size_t)pass->text_length, name, &limit->value);
+    if (error) {
+        failed(limit, RM_LIMIT_FILE, error);
+        return 1;
+    }
+    limit->state = limit->value == NO_LIMIT ? RM_UNLIMITED : RM_LIMITED;
+    return limit->state == RM_UNLIMITED;
+}
+
+/* statm: size resident shared text lib data dirty, in pages (man 5 proc_pid_statm). */
+static void read_statm(rm_limit *limit, struct pass *pass)
+{
+    enum { SIZE, RESIDENT, SHARED, TEXT, LIB, DATA, FIELDS };
+    u64 pages[FIELDS];
+    int field = RESIDENT, error;
+    if (limit->kind != RM_DECLARED) {
+        field = limit->kind == RM_ADDRESS_SPACE ? SIZE : DATA;
+        if (settled_by_rlimit(limit, pass, field == SIZE ? "Max address space" : "Max data size"))
+            return;
+    }
+    if ((error = read_numbers(limit->usage_fd, pages, field + 1))) {
+        failed(limit, RM_USAGE_FILE, error);
+        return;
+    }
+    limit->used = pages[field] * (u64)sysconf(_SC_PAGESIZE);
+    limit->state = RM_LIMITED;
+}
+
+static void counted(rm_limit *limit, long count)
+{
+    if (count < 0) {
+        failed(limit, RM_USAGE_FILE, (int)-count);
+        return;
+    }
+    limit->used = (u64)count;
+    limit->state = RM_LIMITED;
+}
+
+/* file-nr: allocated, allocated but unused (always 0), maximum (Documentation/admin-guide/sysctl/fs.rst). */
+static void read_system_files(rm_limit *limit)
+{
+    u64 values[3];
+    int error = read_numbers(limit->usage_fd, values, 3);
+    if (error) {
+        failed(limit, RM_USAGE_FILE, error);
+        return;
+    }
+    limit->used = minus(values[0], values[1]);
+    limit->value = values[2];
+    limit->state = RM_LIMITED;
+}
+
+static void read_pids(rm_limit *limit, struct pass *pass)
+{
+    int error;
+    if (pass->tier == RM_FULL) {
+        if ((error = read_integer(limit->limit_fd, &limit->value))) {
+            failed(limit, RM_LIMIT_FILE, error);
+            return;
+        }
+        limit->state = limit->value == NO_LIMIT ? RM_UNLIMITED : RM_LIMITED;
+        if (limit->state == RM_UNLIMITED)
+            return;
+    }
+    if ((error = read_integer(limit->usage_fd, &limit->used)))
+        failed(limit, RM_USAGE_FILE, error);
+}
+
+/* loadavg: three averages, running/all tasks, last pid (man 5 proc_loadavg). */
+static void read_system_tasks(rm_limit *limit, struct pass *pass)
+{
+    char text[128];
+    int error;
+    if (pass->tier == RM_FULL && (error = read_integer(limit->limit_fd, &limit->value))) {
+        failed(limit, RM_LIMIT_FILE, error);
+        return;
+    }
+    ssize_t length = rm_read_text(limit->usage_fd, text, sizeof text);
+    const char *slash = length < 0 ? NULL : memchr(text, '/', (size_t)length);
+    const char *at = slash ? slash + 1 : NULL;
+    error = length < 0 ? (int)-length : !at ? EBADMSG : rm_take_number(&at, text + length, &limit->used);
+    limit->state = RM_LIMITED;
+    if (error)
+        failed(limit, RM_USAGE_FILE, error);
+}
+
+static void read_entry(rm_limit *limit, struct pass *pass)
+{
+    switch (limit->kind) {
+    case RM_HOST:
+        read_host(limit, pass);
+        break;
+    case RM_COMMIT:
+        read_commit(limit, pass);
+        break;
+    case RM_DECLARED:
+    case RM_ADDRESS_SPACE:
+    case RM_DATA:
+        read_statm(limit, pass);
+        break;
+    case RM_OPEN_FILES:
+        if (!settled_by_rlimit(limit, pass, "Max open files"))
+            counted(limit, rm_count_entries(limit->usage_fd));
+        break;
+    case RM_SYSTEM_FILES:
+        read_system_files(limit);
+        break;
+    case RM_PIDS:
+        read_pids(limit, pass);
+        break;
+    case RM_USER_PROCESSES: /* walks all of /proc: too dear for RM_USAGE */
+        if (pass->tier == RM_FULL && !settled_by_rlimit(limit, pass, "Max processes"))
+            counted(limit, rm_count_tasks(limit->usage_fd, limit->uid));
+        break;
+    case RM_SYSTEM_TASKS:
+        read_system_tasks(limit, pass);
+        break;
+    default:
+        read_cgroup(limit, pass);
+    }
 }
 
 u64 rm_headroom(const rm_limit *limit)
@@ -231,62 +323,44 @@ u64 rm_headroom_low(const rm_limit *limit)
     return minus(limit->value, minus(limit->used, limit->reclaimable_low));
 }
 
-/* Read every entry anew. 0, or ESTALE without having read when this is not the process `owner`: an inherited /proc/self
+static int counts_address_space(int kind) { return kind == RM_ADDRESS_SPACE || kind == RM_DATA || kind == RM_COMMIT; }
+
+/* Read the entries anew. 0, or ESTALE without having read when this is not the process `owner`: an inherited /proc/self
  * descriptor still speaks of the parent. The host's entry, when there is one, stands first: a cgroup limit of more than
- * the machine has is no limit. */
-int rm_read(rm_limit *limits, int count, int tier, int owner, rm_outcome *outcome)
+ * the machine has is no limit. RM_USAGE leaves out entries that had more than `margin` beyond the least headroom: as
+ * long as less than that can be used up before the next RM_FULL, they cannot be the ones that bite. */
+int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_outcome *outcome)
 {
-    u64 mem_total = NO_LIMIT;
+    struct pass pass;
+    u64 far = minus(NO_LIMIT, margin) > outcome->headroom ? outcome->headroom + margin : NO_LIMIT;
     if (getpid() != owner)
         return ESTALE;
-    *outcome = (rm_outcome){RM_NONE, RM_NONE, NO_LIMIT, NO_LIMIT, NO_LIMIT};
+    pass.tier = tier;
+    pass.mem_total = pass.least_visible = NO_LIMIT;
+    pass.text_fd = -1;
+    *outcome = (rm_outcome){RM_NONE, RM_NONE, NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT};
     for (int i = 0; i < count; i++) {
         rm_limit *limit = &limits[i];
-        if (tier == RM_FULL || limit->state == RM_LIMITED) {
-            switch (limit->kind) {
-            case RM_HOST:
-                read_host(limit);
-                break;
-            case RM_DECLARED:
-                read_declared(limit);
-                break;
-            default:
-                read_cgroup(limit, tier, mem_total);
-            }
-        }
+        if (tier == RM_FULL || (limit->state == RM_LIMITED && rm_headroom(limit) <= far))
+            read_entry(limit, &pass);
         if (limit->state == RM_UNREADABLE && outcome->failed == RM_NONE)
             outcome->failed = i;
         if (limit->state != RM_LIMITED)
             continue;
         if (limit->kind == RM_HOST)
-            mem_total = limit->value;
+            pass.mem_total = limit->value;
+        if (limit->kind == RM_CGROUP_V2_HIGH)
+            continue;
         if (limit->value < outcome->tightest)
             outcome->tightest = limit->value;
-        if (rm_headroom(limit) < outcome->headroom) {
+        u64 headroom = rm_headroom(limit);
+        if (counts_address_space(limit->kind) && headroom < outcome->fixed)
+            outcome->fixed = headroom;
+        if (headroom < outcome->headroom) {
             outcome->least = i;
-            outcome->headroom = rm_headroom(limit);
+            outcome->headroom = headroom;
             outcome->free = minus(limit->value, limit->used);
         }
     }
     return 0;
-}
-
-/* 1 when the file still holds exactly `expected`, 0 when not, -errno. Compares piecewise: no length is too long. */
-int rm_same_content(int fd, const char *expected, size_t length)
-{
-    char text[4096];
-    size_t at = 0;
-    for (;;) {
-        ssize_t got = pread(fd, text, sizeof text, (off_t)at);
-        if (got < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
-        if (got == 0)
-            return at == length;
-        if ((size_t)got > length - at || memcmp(text, expected + at, (size_t)got))
-            return 0;
-        at += (size_t)got;
-    }
 }

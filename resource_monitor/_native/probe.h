@@ -1,13 +1,26 @@
-/* What probe.c and heap.c offer. cffi reads this file as declarations too, so it holds nothing but declarations
+/* What the C files offer to Python. cffi reads this file as declarations too, so it holds nothing but declarations
  * and integer constants: no include guards and no preprocessor conditions. */
 
-/* ---- limits: one entry for each limit that can bite this process ---- */
+/* ---- limits: one entry for each limit that can bite a process (probe.c) ---- */
 
 enum rm_kind {
-    RM_CGROUP_V1,       /* memory.limit_in_bytes; memory.stat's total_* keys */
-    RM_CGROUP_V2,       /* memory.max */
-    RM_HOST,            /* /proc/meminfo: MemTotal, MemAvailable */
-    RM_DECLARED         /* a value that the user gave, against the resident pages of /proc/PID/statm */
+    /* memory; bytes */
+    RM_HOST,            /* usage: /proc/meminfo's MemTotal - MemAvailable; value: MemTotal */
+    RM_COMMIT,          /* usage: /proc/meminfo's Committed_AS; value: CommitLimit; limit: overcommit_memory, which must be 2 */
+    RM_DECLARED,        /* usage: resident pages of /proc/PID/statm; value given once */
+    RM_ADDRESS_SPACE,   /* usage: size of statm; limit: /proc/PID/limits */
+    RM_DATA,            /* usage: data of statm (stacks included); limit: /proc/PID/limits */
+    RM_CGROUP_V1,       /* memory.usage_in_bytes, memory.limit_in_bytes, memory.stat's total_* keys */
+    RM_CGROUP_V1_SWAP,  /* the same with memory.memsw.* */
+    RM_CGROUP_V1_HIDDEN,/* no limit file: memory.stat's hierarchical_memory_limit; stands after the visible levels */
+    RM_CGROUP_V2,       /* memory.current, memory.max, memory.stat */
+    RM_CGROUP_V2_HIGH,  /* the same with memory.high; throttles, so it never is the outcome's `least` */
+    /* descriptors and tasks; numbers */
+    RM_OPEN_FILES,      /* usage: the directory /proc/PID/fd; limit: /proc/PID/limits */
+    RM_SYSTEM_FILES,    /* usage: /proc/sys/fs/file-nr, which holds the limit too */
+    RM_PIDS,            /* pids.current, pids.max */
+    RM_USER_PROCESSES,  /* usage: the directory /proc, tasks of `uid`; limit: /proc/PID/limits */
+    RM_SYSTEM_TASKS     /* usage: /proc/loadavg; limit: /proc/sys/kernel/threads-max */
 };
 
 enum rm_state {
@@ -31,7 +44,8 @@ typedef struct {
     int usage_fd;
     int limit_fd;
     int stat_fd;
-    /* written by rm_read; bytes. For RM_DECLARED the value is set at the start and kept. */
+    unsigned int uid;   /* RM_USER_PROCESSES alone */
+    /* written by rm_read */
     unsigned long long value;
     unsigned long long used;
     unsigned long long reclaimable;
@@ -44,25 +58,32 @@ typedef struct {
 typedef struct {
     int least;          /* index of the entry with the least headroom, RM_NONE when nothing limits */
     int failed;         /* index of the first entry that could not be read, RM_NONE when all could */
-    unsigned long long headroom;    /* of entry `least`; bytes */
+    unsigned long long headroom;    /* of entry `least` */
     unsigned long long free;        /* the same without what the kernel would have to reclaim first */
-    unsigned long long tightest;    /* the smallest value of all entries; bytes */
+    unsigned long long fixed;       /* the least headroom among limits on address space: giving memory back helps none */
+    unsigned long long tightest;    /* the smallest value of all entries */
 } rm_outcome;
 
-int rm_read(rm_limit *limits, int count, int tier, int owner, rm_outcome *outcome);
+int rm_read(rm_limit *limits, int count, int tier, int owner, unsigned long long margin, rm_outcome *outcome);
 unsigned long long rm_headroom(const rm_limit *limit);
 unsigned long long rm_headroom_low(const rm_limit *limit);
+void rm_reclaimable(int version, const unsigned long long *stat, unsigned long long *low, unsigned long long *all);
 
-/* ---- parsers, also called by themselves ---- */
+/* ---- parsers, also called by themselves (parse.c) ---- */
 
 int rm_parse_integer(const char *text, size_t length, unsigned long long *value);
 int rm_parse_keys(const char *text, size_t length, const char *const *keys, int count, unsigned long long *values);
-void rm_reclaimable(int version, const unsigned long long *stat, unsigned long long *low, unsigned long long *all);
+int rm_parse_rlimit(const char *text, size_t length, const char *name, unsigned long long *value);
 int rm_same_content(int fd, const char *expected, size_t length);
 
-/* ---- the heap: which allocator serves malloc, what it holds, giving it back ---- */
+/* ---- counting (count.c) ---- */
 
-enum rm_heap_kind { RM_HEAP_UNKNOWN, RM_HEAP_JEMALLOC, RM_HEAP_GLIBC };
+long rm_count_entries(int directory_fd);
+long rm_count_tasks(int proc_fd, unsigned int uid);
+
+/* ---- the heap: which allocator serves malloc, what it holds, giving it back (heap.c) ---- */
+
+enum rm_heap_kind { RM_HEAP_UNKNOWN, RM_HEAP_JEMALLOC, RM_HEAP_GLIBC, RM_HEAP_MIMALLOC, RM_HEAP_TCMALLOC };
 
 typedef struct {
     unsigned long long allocated;   /* in use by the program */
@@ -71,11 +92,13 @@ typedef struct {
     unsigned long long resident;
     unsigned long long mapped;
     unsigned long long retained;    /* address space kept without memory behind it */
-    unsigned long long dirty;       /* unused, still resident: what a purge gives back */
+    unsigned long long dirty;       /* unused, still resident: what relief gives back */
 } rm_heap_statistics;
 
 int rm_heap_detect(void);
 const char *rm_heap_object(void);
+int rm_heap_has_statistics(void);
 int rm_heap_read(rm_heap_statistics *out);
 int rm_heap_dirty(unsigned long long *dirty);
 int rm_heap_relieve(void);
+int rm_heap_report(int fd);

@@ -1,0 +1,144 @@
+"""When to read: a cached, always fresh enough answer to "how much is left?", for every kind of limit.
+
+There is no thread: whoever asks refreshes when the last reading is too old, so nothing can starve the sampling and a
+fork takes nothing with it. ``limits`` knows what is read; what the figures mean is the subclasses' business.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from resource_monitor import limits
+from resource_monitor.errors import ProbeError
+from resource_monitor.limits import Limit, LimitReader
+
+logger = logging.getLogger("resource_monitor")
+
+UNBOUNDED = 2**64 - 1
+"""The headroom where nothing limits."""
+
+# Bounds of a reading's time to live, and the interval after which everything is read again; seconds.
+_SHORTEST, _LONGEST = 0.0002, 0.05
+FULL_INTERVAL = 0.1
+# A failed reading is not tried again for this many seconds, so that a broken /proc does not cost every request.
+_RETRY_INTERVAL = 0.05
+
+
+class Sampler(ABC):
+    """Reads some limits as often as needed and no more often; thread-safe, and safe across fork.
+
+    ``speed`` is how much of the resource the process can use up in a second at the very most: a reading may age until a
+    quarter of the headroom could be gone. ``margin`` is what the machine can use up between two full readings.
+    """
+
+    def __init__(self, *, clock: Callable[[], float], speed: float, margin: int) -> None:
+        self._clock = clock
+        self._speed = 4 * speed
+        self._margin = margin
+        self._fresh_until = 0.0
+        self._full_due = 0.0
+        self._headroom = 0
+        self._error: ProbeError | None = None
+        self._unreadable: str | None = None
+        self._lock = threading.Lock()
+        self._reader = self._open()
+        _samplers.add(self)
+        self._refresh()
+
+    def headroom(self) -> int:
+        """What is left before the first limit bites, :data:`UNBOUNDED` without one. Raises :class:`ProbeError`."""
+        if self._clock() >= self._fresh_until:
+            self._refresh()
+        return self._headroom
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Every limit that was looked at, those that limit nothing included, read anew. Raises :class:`ProbeError`."""
+        with self._lock:
+            self._update(self._clock(), full=True)
+            return self._reader.limits()
+
+    def first(self) -> Limit | None:
+        """The limit that bites first, read anew, ``None`` without one. Raises :class:`ProbeError`."""
+        with self._lock:
+            self._update(self._clock(), full=True)
+            return self._reader.first()
+
+    def tightest(self) -> int:
+        """The smallest limit as of the last full reading, :data:`UNBOUNDED` without one."""
+        return self._reader.tightest
+
+    @abstractmethod
+    def _open(self) -> LimitReader:
+        """Find the limits and open their files. Raises :class:`ProbeError`."""
+
+    def _steady(self) -> bool:
+        """Whether a reading of usage alone may stand; asked after each."""
+        return True
+
+    def _note_full(self) -> None:  # noqa: B027 - a hook, which not every resource needs
+        """Called after each full reading."""
+
+    def _refresh(self) -> None:
+        with self._lock:
+            now = self._clock()
+            if now >= self._fresh_until:  # else another thread was faster
+                self._update(now, full=now >= self._full_due)
+
+    def _update(self, now: float, *, full: bool) -> None:
+        """Read once; the lock is held."""
+        if self._error is not None and now < self._full_due:
+            raise self._error
+        try:
+            self._read(now, full=full)
+        except ProbeError as error:
+            self._error = error
+            self._full_due = now + _RETRY_INTERVAL
+            self._fresh_until = 0.0
+            raise
+        self._error = None
+        self._headroom = headroom = self._reader.headroom
+        self._fresh_until = now + min(max(headroom / self._speed, _SHORTEST), _LONGEST)
+
+    def _read(self, now: float, *, full: bool) -> None:
+        if not full:
+            if not self._reader.read(limits.USAGE, self._margin):
+                self._reader = self._open()
+            elif self._steady():
+                return
+        elif now >= self._full_due and self._reader.moved():
+            self._reader = self._open()
+        if not self._reader.read(limits.FULL) or self._reader.vanished():
+            self._reader = self._open()
+            self._reader.read(limits.FULL)
+        self._note_full()
+        if now >= self._full_due:
+            self._full_due = now + FULL_INTERVAL
+            self._report_unreadable()
+
+    def _report_unreadable(self) -> None:
+        failure = self._reader.failure()
+        path = failure.path if failure else None
+        if path != self._unreadable:
+            self._unreadable = path
+            if failure:
+                logger.warning("%s: this limit is left out until it can be read again", failure)
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._fresh_until = 0.0
+
+
+_samplers: weakref.WeakSet[Sampler] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for sampler in _samplers:
+        sampler._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
