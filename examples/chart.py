@@ -13,9 +13,9 @@ from itertools import groupby
 from load import Outcome, Record
 
 _PANEL, _GAP, _LEFT, _RIGHT = 400, 40, 52, 8
-_TOP, _MEMORY, _BETWEEN, _REQUESTS, _BOTTOM = 58, 120, 26, 120, 34
+_TOP, _MEMORY, _BETWEEN, _REQUESTS, _BOTTOM = 58, 120, 42, 120, 34
 _MIB = 2**20
-_BARS = 40  # the most bars a panel has room for
+_BARS = 24  # the most bars a panel has room for
 
 STYLE = """
 svg { --ink:#1f2328; --dim:#656d76; --grid:#d8dee4; --memory:#4c6fbf; --good:#1a7f64; --shed:#d9a400;
@@ -81,7 +81,7 @@ def _panel(
         if at <= seconds
     )
     yield (
-        f'<text class="dim" x="{x}" y="{bottom + 16}">requests per second: '
+        f'<text class="dim" x="{x}" y="{bottom + 30}">requests per second: '
         '<tspan class="good">■ good</tspan> <tspan class="shed">■ shed (503)</tspan> '
         '<tspan class="failed">■</tspan> failed <tspan class="kills">│</tspan> killed</text>'
     )
