@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from child_cgroup import CannotCreate, ChildCgroup, find_home
-from machine import Clock, Machine
+from machine import Clock, Machine, Service
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +24,12 @@ def machine(tmp_path: Path) -> Machine:
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
+
+
+@pytest.fixture
+def service(machine: Machine, clock: Clock) -> Service:
+    """A container that can be made short of memory at will."""
+    return Service(machine, clock)
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from resource_monitor.monitor import MemoryMonitor
+
 MIB = 1 << 20
 GIB = 1 << 30
 
@@ -88,3 +90,32 @@ class Machine:
         self.write(f"{directory}/{limit_file}", limit + "\n")
         self.write(f"{directory}/{usage_file}", f"{usage}\n")
         self.write(f"{directory}/memory.stat", "".join(f"{key} {value}\n" for key, value in (stat or {}).items()))
+
+
+class Service:
+    """A container of 256 MiB on a fake machine and the monitor that watches it; every change is seen at once."""
+
+    def __init__(self, machine: Machine, clock: Clock) -> None:
+        self.machine = machine
+        self.clock = clock
+        machine.container(usage=32 * MIB)
+        self.monitor = MemoryMonitor(root=str(machine), clock=clock)
+
+    def use(self, size: int, *, limit: int | None = 256 * MIB) -> None:
+        self.machine.container(limit=limit, usage=size)
+        self.clock.pass_(10)
+
+    def fill(self) -> None:
+        self.use(255 * MIB)
+
+    def empty(self) -> None:
+        self.use(32 * MIB)
+
+    def break_probe(self) -> None:
+        self.machine.write("/proc/meminfo", "")
+        self.machine.write("/sys/fs/cgroup/memory.max", "?")
+        self.clock.pass_(10)
+
+    def mend_probe(self) -> None:
+        self.machine.memory(total=64 << 30, available=60 << 30)
+        self.empty()

@@ -239,9 +239,7 @@ def test_a_mount_that_vanished_is_searched_without_a_fault(machine: Machine) -> 
 
 
 def test_names_with_spaces_and_colons_are_found(machine: Machine) -> None:
-    machine.process(
-        "0::/my svc:1\n", "1 0 0:1 / /cg\\040roup rw - cgroup2 none rw\n"
-    )
+    machine.process("0::/my svc:1\n", "1 0 0:1 / /cg\\040roup rw - cgroup2 none rw\n")
     machine.v2_level("/cg roup/my svc:1", usage=1)
     assert levels(machine) == ("/cg roup/my svc:1",)
 

@@ -90,7 +90,9 @@ def test_a_unit_of_kb_is_1024_bytes() -> None:
     )
 
 
-@pytest.mark.parametrize("text", [b"a \n", b"a x\n", b"a -1\n", b"a 18446744073709551616\n", b"a 18446744073709551615 kB"])
+@pytest.mark.parametrize(
+    "text", [b"a \n", b"a x\n", b"a -1\n", b"a 18446744073709551616\n", b"a 18446744073709551615 kB"]
+)
 def test_a_wanted_key_without_a_number_is_a_bad_message(text: bytes) -> None:
     assert keys(text, b"a")[0] == -errno.EBADMSG
 
