@@ -28,7 +28,7 @@ PAGE = """<!doctype html>
   body { max-width: 42rem; margin: 3rem auto; padding: 0 1rem }
 </style>
 <h1>memory-backpressure: sample app</h1>
-<p>Its requests take memory. Under more of them than fit, it answers some with <code>503</code> in place of being killed.</p>
+<p>Its requests take memory. Of more than fit it answers some with <code>503</code>, in place of being killed.</p>
 <ul>
   <li><a href="/work?mb=8&amp;hold=0.2">/work?mb=8&amp;hold=0.2</a> takes 8 MB and holds them for 0.2 s;
     <code>delay=</code> seconds before that, <code>mode=</code> burst, grow or objects</li>

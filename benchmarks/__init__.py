@@ -1,0 +1,1 @@
+"""Measurements of this project and of its alternatives; run from the top of the repository, never installed."""

@@ -1,0 +1,153 @@
+"""What is asked of the server: one small function a scenario, from a seeded random source to the next request.
+
+To add one, write a function here under ``@scenario``; endpoints and their parameters are those of ``server``. How the
+requests are sent is the business of ``load``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+MB = 10**6
+FILES, FILE_BYTES = 400, MB
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. ``body`` is in bytes and makes it a POST; ``timeout`` is the client's patience in seconds.
+
+    ``kind`` tells apart requests of one scenario that deserve figures of their own.
+    """
+
+    path: str
+    body: int = 0
+    chunked: bool = False
+    keep_alive: bool = False
+    kind: str = ""
+    timeout: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A stream of requests. ``rate`` is per second, ``None`` takes the command line's; ``at_most`` ends it early.
+
+    ``workers`` is the number of server processes. In a ``cheap`` one there is room for everything: nothing may be shed.
+    ``prepare`` fills the directory of files that the server may read.
+    """
+
+    name: str
+    what: str
+    make: Callable[[random.Random], Request]
+    rate: float | None = None
+    at_most: int | None = None
+    workers: int = 1
+    cheap: bool = False
+    prepare: Callable[[Path], None] | None = None
+
+
+SCENARIOS: dict[str, Scenario] = {}
+
+
+def scenario(
+    what: str,
+    *,
+    rate: float | None = None,
+    at_most: int | None = None,
+    workers: int = 1,
+    cheap: bool = False,
+    prepare: Callable[[Path], None] | None = None,
+) -> Callable[[Callable[[random.Random], Request]], Callable[[random.Random], Request]]:
+    """Register the decorated function under its name; the arguments are the fields of :class:`Scenario`."""
+
+    def register(make: Callable[[random.Random], Request]) -> Callable[[random.Random], Request]:
+        SCENARIOS[make.__name__] = Scenario(make.__name__, what, make, rate, at_most, workers, cheap, prepare)
+        return make
+
+    return register
+
+
+def cold_files(directory: Path) -> None:
+    """Files that are in nobody's page cache, so that the server's cgroup is charged for reading them."""
+    for number in range(FILES):
+        path = directory / str(number)
+        if not path.exists():
+            path.write_bytes(os.urandom(FILE_BYTES))
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@scenario("8 MB at once, held for 0.2 s")
+def burst(_: random.Random) -> Request:
+    return Request("/work?mb=8&hold=0.2")
+
+
+@scenario("0.3 s of waiting, then 8 MB, held for 0.2 s")
+def race(_: random.Random) -> Request:
+    return Request("/work?mb=8&delay=0.3&hold=0.2")
+
+
+@scenario("8 MB in 20 steps over 0.4 s")
+def grow(_: random.Random) -> Request:
+    return Request("/grow?mb=8&hold=0.4")
+
+
+@scenario("about 4 MB of small dictionaries, held for 0.2 s")
+def objects(_: random.Random) -> Request:
+    return Request("/objects?mb=4&hold=0.2")
+
+
+@scenario("sizes of a Pareto distribution, 2 to 64 MB, after 0.1 s, held for 0.2 s")
+def mixed(rng: random.Random) -> Request:
+    return Request(f"/work?mb={min(64.0, 2 * rng.paretovariate(1.3)):.1f}&delay=0.1&hold=0.2")
+
+
+@scenario("80 % pings, 20 % jobs of 32 MB after 0.1 s, held for 0.5 s", rate=200)
+def pingmix(rng: random.Random) -> Request:
+    if rng.random() < 0.8:
+        return Request("/ping", kind="ping")
+    return Request("/work?mb=32&delay=0.1&hold=0.5", kind="job")
+
+
+@scenario("uploads of 8 MB, held for 0.3 s after the last byte", rate=100)
+def upload(_: random.Random) -> Request:
+    return Request("/upload?hold=0.3", body=8 * MB)
+
+
+@scenario("the same uploads without a Content-Length", rate=100)
+def chunked(_: random.Random) -> Request:
+    return Request("/upload?hold=0.3", body=8 * MB, chunked=True)
+
+
+@scenario("8 MB in the thread pool, held for 0.2 s")
+def threads(_: random.Random) -> Request:
+    return Request("/thread?mb=8&hold=0.2")
+
+
+@scenario("0.3 s of waiting, then 8 MB, held for 0.2 s, on four server processes", workers=4)
+def workers(_: random.Random) -> Request:
+    return Request("/work?mb=8&delay=0.3&hold=0.2")
+
+
+@scenario("1 MB that is never freed", rate=100)
+def leak(_: random.Random) -> Request:
+    return Request("/leak?mb=1")
+
+
+@scenario("reads of different files, so that the page cache fills the cgroup", rate=200, cheap=True, prepare=cold_files)
+def cache(rng: random.Random) -> Request:
+    return Request(f"/file?number={rng.randrange(FILES)}")
+
+
+@scenario("tiny requests on kept-alive connections", rate=1000, cheap=True)
+def light(_: random.Random) -> Request:
+    return Request("/ping", keep_alive=True)
+
+
+@scenario("2,000 slow cheap streams, open at once", rate=500, at_most=2000, cheap=True)
+def longlived(_: random.Random) -> Request:
+    return Request("/stream?hold=5", timeout=15.0)

@@ -1,0 +1,47 @@
+"""Fixtures that every part of the suite shares."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from child_cgroup import CannotCreate, ChildCgroup, find_home
+from machine import Clock, Machine, Service
+
+
+@pytest.fixture(autouse=True)
+def _no_declared_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit in the environment of whoever runs the tests would be part of every reading."""
+    monkeypatch.delenv("RESOURCE_MONITOR_LIMIT", raising=False)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "machine")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def service(machine: Machine, clock: Clock) -> Service:
+    """A container that can be made short of memory at will."""
+    return Service(machine, clock)
+
+
+@pytest.fixture
+def child_cgroup() -> Iterator[Callable[..., ChildCgroup]]:
+    """Makes real cgroups with a limit; all are emptied and removed at the end, inner ones first, whatever happened."""
+    try:
+        find_home()
+    except CannotCreate as error:
+        pytest.skip(f"no memory-limited cgroup can be made here: {error}")
+    with ExitStack() as stack:
+
+        def make(limit: int | None, **options: Any) -> ChildCgroup:
+            return stack.enter_context(ChildCgroup(limit, **options))
+
+        yield make

@@ -1,0 +1,121 @@
+"""A directory tree that stands in for a machine: real files, read by the real readers through ``root=``."""
+
+from pathlib import Path
+
+from resource_monitor.monitor import MemoryMonitor
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+V1_UNLIMITED = 9223372036854771712
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self, seconds: float) -> None:
+        self.now += seconds
+
+
+class Machine:
+    """Writes below ``root`` what the kernel would show; figures are bytes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        (root / "proc/self").mkdir(parents=True)
+        self.memory(total=64 * GIB, available=60 * GIB)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def path(self, path: str) -> Path:
+        return self.root / path.lstrip("/")
+
+    def write(self, path: str, text: str) -> Path:
+        file = self.path(path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        return file
+
+    def make_unreadable(self, path: str) -> None:
+        """A directory in the file's place: reading it fails with EISDIR, whoever asks."""
+        self.path(path).unlink(missing_ok=True)
+        self.path(path).mkdir(parents=True)
+
+    def memory(self, *, total: int, available: int) -> None:
+        self.write(
+            "/proc/meminfo",
+            f"MemTotal:       {total // 1024} kB\nMemFree:        1024 kB\nMemAvailable:   {available // 1024} kB\n"
+            "HugePages_Total:       0\n",
+        )
+
+    def resident(self, size: int) -> None:
+        self.write("/proc/self/statm", f"999999 {size // 4096} 100 700 0 5000 0\n")
+
+    def process(self, memberships: str, mounts: str) -> None:
+        """The lines of ``/proc/self/cgroup`` and ``/proc/self/mountinfo``."""
+        self.write("/proc/self/cgroup", memberships)
+        self.write("/proc/self/mountinfo", mounts)
+
+    def v1(self, path: str = "/app", *, root: str = "/", mount: str = "/sys/fs/cgroup/memory") -> None:
+        self.process(f"4:memory:{path}\n0::/\n", f"30 20 0:26 {root} {mount} rw shared:9 - cgroup cgroup rw,memory\n")
+
+    def v2(self, path: str = "/app", *, root: str = "/", mount: str = "/sys/fs/cgroup") -> None:
+        self.process(f"0::{path}\n", f"30 20 0:26 {root} {mount} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n")
+
+    def v1_level(
+        self, directory: str, *, limit: int = V1_UNLIMITED, usage: int, stat: dict[str, int] | None = None
+    ) -> None:
+        self._level(directory, "memory.limit_in_bytes", str(limit), "memory.usage_in_bytes", usage, stat)
+
+    def v2_level(
+        self, directory: str, *, limit: int | None = None, usage: int, stat: dict[str, int] | None = None
+    ) -> None:
+        self._level(directory, "memory.max", "max" if limit is None else str(limit), "memory.current", usage, stat)
+
+    def container(self, *, limit: int | None = 256 * MIB, usage: int = 32 * MIB, **stat: int) -> None:
+        """The usual case: one v2 cgroup, seen as the root of its namespace; ``stat`` holds keys of memory.stat."""
+        self.v2("/")
+        self.v2_level("/sys/fs/cgroup", limit=limit, usage=usage, stat=stat)
+
+    def _level(
+        self, directory: str, limit_file: str, limit: str, usage_file: str, usage: int, stat: dict[str, int] | None
+    ) -> None:
+        self.write(f"{directory}/{limit_file}", limit + "\n")
+        self.write(f"{directory}/{usage_file}", f"{usage}\n")
+        self.write(f"{directory}/memory.stat", "".join(f"{key} {value}\n" for key, value in (stat or {}).items()))
+
+
+class Service:
+    """A container of 256 MiB on a fake machine and the monitor that watches it; every change is seen at once."""
+
+    def __init__(self, machine: Machine, clock: Clock) -> None:
+        self.machine = machine
+        self.clock = clock
+        machine.container(usage=32 * MIB)
+        self.monitor = MemoryMonitor(root=str(machine), clock=clock)
+
+    def use(self, size: int, *, limit: int | None = 256 * MIB) -> None:
+        self.machine.container(limit=limit, usage=size)
+        self.clock.pass_(10)
+
+    def fill(self) -> None:
+        self.use(255 * MIB)
+
+    def empty(self) -> None:
+        self.use(32 * MIB)
+
+    def break_probe(self) -> None:
+        self.machine.write("/proc/meminfo", "")
+        self.machine.write("/sys/fs/cgroup/memory.max", "?")
+        self.clock.pass_(10)
+
+    def mend_probe(self) -> None:
+        self.machine.memory(total=64 << 30, available=60 << 30)
+        self.empty()

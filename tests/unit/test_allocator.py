@@ -1,0 +1,44 @@
+import pytest
+
+from resource_monitor import allocator as module
+from resource_monitor.allocator import allocator
+from resource_monitor.errors import NotApplicable
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def unknown_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An allocator that neither tells nor gives back anything: the C side's answer for one that it does not know."""
+
+    class Unknown:
+        rm_heap_read = staticmethod(lambda out: 95)
+        rm_heap_dirty = staticmethod(lambda out: 95)
+        rm_heap_relieve = staticmethod(lambda: 95)
+
+    monkeypatch.setattr(module, "lib", Unknown)
+
+
+def test_names_the_object_that_serves_malloc() -> None:
+    found = allocator()
+    assert found.name in ("glibc", "jemalloc")
+    assert found.object
+    assert allocator() is found
+
+
+def test_statistics_follow_an_allocation() -> None:
+    before = allocator().statistics().allocated
+    block = bytearray(8 * MIB)
+    assert allocator().statistics().allocated - before >= len(block)
+
+
+def test_relief_is_possible() -> None:
+    assert allocator().relieve()
+
+
+@pytest.mark.usefixtures("unknown_allocator")
+def test_an_unknown_allocator_says_that_it_cannot_tell() -> None:
+    assert allocator().dirty() is None
+    assert not allocator().relieve()
+    with pytest.raises(NotApplicable, match="keeps no statistics; preload jemalloc to have them"):
+        allocator().statistics()

@@ -1,0 +1,316 @@
+import io
+from collections.abc import Iterable, Iterator
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+from machine import MIB, Service
+
+from resource_monitor.middleware import WSGIMemoryBackpressureMiddleware
+
+Environ = dict[str, Any]
+
+
+class Started:
+    """The server's side of ``start_response``."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[tuple[str, str]]]] = []
+
+    def __call__(self, status: str, headers: list[tuple[str, str]], exc_info: object = None) -> Any:
+        self.calls.append((status, headers))
+        return lambda data: None
+
+
+class Input(io.BytesIO):
+    """A request body that remembers how much was asked for at a time."""
+
+    def __init__(self, data: bytes = b"") -> None:
+        super().__init__(data)
+        self.asked: list[int] = []
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None
+        assert size > 0, "an unbounded read waits for a client that keeps the connection open"
+        self.asked.append(size)
+        return super().read(size)
+
+
+def environ(method: str = "GET", body: bytes = b"", **more: Any) -> Environ:
+    return {"REQUEST_METHOD": method, "PATH_INFO": "/", "SCRIPT_NAME": "", "wsgi.input": Input(body), **more}
+
+
+def hello(environ: Environ, start_response: Any) -> Iterable[bytes]:
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [b"hello"]
+
+
+def wrap(app: Any, service: Service) -> WSGIMemoryBackpressureMiddleware:
+    return WSGIMemoryBackpressureMiddleware(app, monitor=service.monitor)
+
+
+@pytest.fixture
+def middleware(service: Service) -> WSGIMemoryBackpressureMiddleware:
+    return wrap(hello, service)
+
+
+def close(response: Iterable[bytes]) -> None:
+    response.close()  # type: ignore[attr-defined]
+
+
+# --- admitted ---
+
+
+def test_with_room_the_app_answers(middleware: WSGIMemoryBackpressureMiddleware) -> None:
+    started = Started()
+    response = middleware(environ(), started)
+    assert started.calls == [("200 OK", [("content-type", "text/plain")])]
+    assert list(response) == [b"hello"]
+    assert middleware.statistics().in_flight == 1
+    close(response)
+    assert middleware.statistics().in_flight == 0
+    assert middleware.statistics().admitted == 1
+
+
+def test_the_app_gets_the_very_objects_of_the_server(service: Service) -> None:
+    got: list[object] = []
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        got.extend([environ, start_response])
+        return []
+
+    given, started = environ(), Started()
+    close(wrap(app, service)(given, started))
+    assert got[0] is given
+    assert got[1] is started
+
+
+def test_an_app_that_raises_is_no_longer_in_flight(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        raise SystemExit
+
+    middleware = wrap(app, service)
+    with pytest.raises(SystemExit):
+        middleware(environ(), Started())
+    assert middleware.statistics().in_flight == 0
+
+
+def test_a_response_closed_without_being_read_is_no_longer_in_flight(
+    middleware: WSGIMemoryBackpressureMiddleware,
+) -> None:
+    close(middleware(environ(), Started()))
+    assert middleware.statistics().in_flight == 0
+
+
+class Closing:
+    """A response with a ``close`` of its own."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.closed = 0
+        self.failure = failure
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield b"piece"
+
+    def close(self) -> None:
+        self.closed += 1
+        if self.failure:
+            raise self.failure
+
+
+def test_closing_twice_closes_and_lets_go_once(service: Service) -> None:
+    body = Closing()
+    middleware = wrap(lambda environ, start_response: body, service)
+    other = middleware(environ(), Started())
+    response = middleware(environ(), Started())
+    close(response)
+    close(response)
+    assert body.closed == 1
+    assert middleware.statistics().in_flight == 1
+    close(other)
+    assert middleware.statistics().in_flight == 0
+
+
+def test_a_close_that_fails_lets_go_all_the_same(service: Service) -> None:
+    body = Closing(OSError("gone"))
+    middleware = wrap(lambda environ, start_response: body, service)
+    with pytest.raises(OSError, match="gone"):
+        close(middleware(environ(), Started()))
+    assert middleware.statistics().in_flight == 0
+
+
+def test_a_generator_is_closed_where_it_stands(service: Service) -> None:
+    ended: list[str] = []
+
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        try:
+            yield b"one"
+            yield b"two"
+        finally:
+            ended.append("closed")
+
+    middleware = wrap(app, service)
+    response = middleware(environ(), Started())
+    assert next(iter(response)) == b"one"
+    close(response)
+    assert ended == ["closed"]
+    assert middleware.statistics().in_flight == 0
+
+
+def test_a_response_that_fails_while_it_is_read_lets_go_on_close(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"one"
+        raise RuntimeError("boom")
+
+    middleware = wrap(app, service)
+    response = middleware(environ(), Started())
+    with pytest.raises(RuntimeError, match="boom"):
+        list(response)
+    close(response)
+    assert middleware.statistics().in_flight == 0
+
+
+# --- refused ---
+
+
+def test_without_room_503_is_answered_before_the_app_runs(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        raise AssertionError("the app ran")
+
+    middleware = wrap(app, service)
+    service.fill()
+    started = Started()
+    body = b"".join(middleware(environ("POST"), started))
+    [(status, headers)] = started.calls
+    assert status == "503 Service Unavailable"
+    found = dict(headers)
+    assert found.pop("retry-after") in ("1", "2")
+    assert found == {
+        "content-type": "application/problem+json",
+        "content-length": str(len(body)),
+        "cache-control": "no-store",
+    }
+    assert middleware.statistics().shed == 1
+    assert middleware.statistics().in_flight == 0
+
+
+def test_head_is_refused_without_a_body(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    service.fill()
+    started = Started()
+    assert list(middleware(environ("HEAD"), started)) == []
+    assert int(dict(started.calls[0][1])["content-length"]) > 0
+
+
+def refuse(middleware: WSGIMemoryBackpressureMiddleware, service: Service, given: Environ) -> Input:
+    service.fill()
+    started = Started()
+    list(middleware(given, started))
+    assert started.calls[0][0].startswith("503")
+    body = given["wsgi.input"]
+    assert isinstance(body, Input)
+    return body
+
+
+def test_an_announced_body_is_read_and_dropped(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    given = environ("POST", b"x" * 200_000 + b"next request", CONTENT_LENGTH="200000")
+    body = refuse(middleware, service, given)
+    assert body.tell() == 200_000
+    assert max(body.asked) <= 65536
+
+
+def test_no_more_than_a_mebibyte_is_read(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    given = environ("POST", b"x" * (3 * MIB), CONTENT_LENGTH=str(3 * MIB))
+    assert refuse(middleware, service, given).tell() == MIB
+
+
+def test_a_chunked_body_is_read_to_its_end(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    given = environ("POST", b"x" * 100_000, HTTP_TRANSFER_ENCODING="Chunked")
+    body = refuse(middleware, service, given)
+    assert body.tell() == 100_000
+    assert len(body.asked) == 3
+
+
+def test_no_more_than_a_mebibyte_of_chunks_is_read(
+    middleware: WSGIMemoryBackpressureMiddleware, service: Service
+) -> None:
+    given = environ("POST", b"x" * (3 * MIB), HTTP_TRANSFER_ENCODING="chunked")
+    assert refuse(middleware, service, given).tell() == MIB
+
+
+def test_a_client_that_stops_is_not_waited_for(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    given = environ("POST", b"x" * 1000, CONTENT_LENGTH="200000")
+    body = refuse(middleware, service, given)
+    assert body.tell() == 1000
+    assert len(body.asked) == 2
+
+
+def test_a_client_that_is_gone_is_no_error(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    class Broken(Input):
+        def read(self, size: int | None = -1) -> bytes:
+            raise ConnectionResetError
+
+    given = environ("POST", CONTENT_LENGTH="5")
+    given["wsgi.input"] = Broken()
+    refuse(middleware, service, given)
+
+
+@pytest.mark.parametrize("length", ["", "nonsense", "-5", "0"])
+def test_nothing_is_read_of_a_body_that_was_not_announced(
+    middleware: WSGIMemoryBackpressureMiddleware, service: Service, length: str
+) -> None:
+    assert refuse(middleware, service, environ("POST", b"other data", CONTENT_LENGTH=length)).asked == []
+
+
+def test_a_server_without_an_input_is_no_error(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    service.fill()
+    assert list(middleware({"REQUEST_METHOD": "GET"}, Started()))
+
+
+def test_liveness_passes_below_any_mount_point(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    service.fill()
+    started = Started()
+    close(middleware(environ(PATH_INFO="/livez", SCRIPT_NAME="/mnt"), started))
+    assert started.calls[0][0] == "200 OK"
+    assert middleware.statistics().exempt == 1
+    assert middleware.statistics().in_flight == 0
+
+
+# --- conformance ---
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+def test_conforms_to_pep_3333(service: Service, full: bool, method: str) -> None:
+    """The standard library's validator stands on both sides: as the server's and as the app's."""
+
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+        return [b""]
+
+    checked = validator(wrap(validator(app), service))
+    if full:
+        service.fill()
+    given = {
+        "REQUEST_METHOD": method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": "/",
+        "QUERY_STRING": "",
+        "SERVER_NAME": "localhost",
+        "SERVER_PORT": "80",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_LENGTH": "3",
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": "http",
+        "wsgi.input": io.BytesIO(b"abc"),
+        "wsgi.errors": io.StringIO(),
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    started = Started()
+    response = checked(given, started)  # type: ignore[arg-type]
+    list(response)
+    close(response)
+    assert started.calls[0][0].startswith("503" if full else "200")
