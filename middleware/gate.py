@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -13,7 +14,8 @@ from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
 from resource_monitor.middleware.responses import Refusal
 from resource_monitor.monitor import MemoryMonitor, default_monitor
-from resource_monitor.sampling import UNBOUNDED
+from resource_monitor.resource import Resource
+from resource_monitor.sampling import UNBOUNDED, Sampler
 from resource_monitor.units import format_size, parse_amount
 
 logger = logging.getLogger("resource_monitor")
@@ -48,14 +50,16 @@ class Gate:
 
     Options are those of the adapters. ``min_available`` is the headroom below which nothing more is admitted: bytes, a
     size (``"64MiB"``), a share of the smallest limit (``"5%"``), or a share between bounds
-    (``"clamp(16MiB, 5%, 512MiB)"``). ``limit`` declares a limit where no cgroup sets one, and ``monitor`` replaces the
-    process's shared one. Raises :class:`ConfigurationError` for a value that cannot be meant.
+    (``"clamp(16MiB, 5%, 512MiB)"``). ``also`` gives the numbers of descriptors or tasks that must be left too. ``limit``
+    declares a limit where no cgroup sets one, and ``monitor`` replaces the process's shared one. Raises
+    :class:`ConfigurationError` for a value that cannot be meant.
     """
 
     def __init__(
         self,
         *,
         min_available: int | str = DEFAULT_MIN_AVAILABLE,
+        also: Mapping[Resource, int] | None = None,
         limit: int | str | None = None,
         exempt: Exempt = DEFAULT_EXEMPT,
         retry_after: int = 1,
@@ -76,6 +80,7 @@ class Gate:
         self.exempt = ExemptPaths(exempt)
         self.refusal = Refusal(retry_after)
         self._admission = Admission(0)
+        self._also = [_Count(resource, floor) for resource, floor in (also or {}).items()]
         self._lock = threading.Lock()
         self._in_flight = self._admitted = self._shed = self._exempt = self._probe_errors = 0
         self._blind = False
@@ -168,17 +173,20 @@ class Gate:
         if monitor.tightest() != self._tightest:
             self._fit(monitor.tightest())
         admission = self._admission
-        if admission.admits(headroom) or admission.admits(headroom := monitor.relieve()):
-            if admission.pressure is not Pressure.OK and admission.admitted(time.monotonic()):
-                logger.info("Shedding ended: %s available.", format_size(headroom))
-            return True
-        if admission.refused(time.monotonic()):
-            logger.warning(
-                "Shedding: %s available, %s wanted; requests are answered 503 until there is room again.",
-                format_size(headroom),
-                format_size(admission.floor),
-            )
-        return False
+        if not (admission.admits(headroom) or admission.admits(headroom := monitor.relieve())):
+            self._refused(f"{format_size(headroom)} of memory available, {format_size(admission.floor)}")
+            return False
+        for count in self._also:
+            if (left := count.headroom()) < count.floor:
+                self._refused(f"{left} {count.label} left, {count.floor}")
+                return False
+        if admission.pressure is not Pressure.OK and admission.admitted(time.monotonic()):
+            logger.info("Shedding ended: %s available.", format_size(headroom))
+        return True
+
+    def _refused(self, shortage: str) -> None:
+        if self._admission.refused(time.monotonic()):
+            logger.warning("Shedding: %s wanted; requests are answered 503 until there is room again.", shortage)
 
     def _undecided(self, error: ProbeError) -> bool:
         with self._lock:
@@ -191,3 +199,28 @@ class Gate:
                 "admitted unchecked" if self._admit_blindly else "refused",
             )
         return self._admit_blindly
+
+
+class _Count:
+    """A counted resource of which ``floor`` must be left."""
+
+    def __init__(self, resource: Resource, floor: int) -> None:
+        counted = (Resource.OPEN_FILES, Resource.TASKS)
+        if resource not in counted:
+            raise ConfigurationError(
+                f"also has {resource!r}, which is not counted; give Resource.OPEN_FILES or Resource.TASKS "
+                "(min_available is for memory)."
+            )
+        if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
+            raise ConfigurationError(f"also has {floor!r} for {resource}; give how many must be left, such as 32.")
+        self.floor = floor
+        self.label = resource.name.replace("_", " ").lower()
+        self._resource = resource
+        self._sampler: Sampler | None = None
+
+    def headroom(self) -> int:
+        """How many are left. Raises :class:`ProbeError`."""
+        if self._sampler is None:
+            self._sampler = self._resource.count()
+        assert self._sampler is not None  # counted, as __init__ has seen
+        return self._sampler.headroom()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypedDict
 
 from resource_monitor.middleware.gate import OnProbeError
 from resource_monitor.middleware.paths import Exempt
 from resource_monitor.monitor import MemoryMonitor
+from resource_monitor.resource import Resource
 
 
 class Options(TypedDict, total=False):
@@ -15,6 +17,8 @@ class Options(TypedDict, total=False):
     min_available: int | str
     """Headroom below which nothing more is admitted: bytes, ``"64MiB"``, ``"5%"`` of the smallest limit, or a share
     between bounds, ``"clamp(16MiB, 5%, 512MiB)"`` (the default)."""
+    also: Mapping[Resource, int] | None
+    """What else must be left: ``{Resource.OPEN_FILES: 32}``. Counts of ``OPEN_FILES`` and ``TASKS``."""
     limit: int | str | None
     """A limit on this process's resident memory, for machines where no cgroup sets one; bytes or ``"256MiB"``."""
     exempt: Exempt

@@ -46,8 +46,8 @@ class Source:
     """How one limit is read.
 
     ``kind`` is the C side's; ``name`` and ``where`` are for people. ``usage``, ``limit`` and ``stat`` are paths,
-    ``None`` where this kind has no such file. ``declared`` is the value of a limit that no file tells, ``uid`` the user whose
-    tasks are counted.
+    ``None`` where this kind has no such file. ``declared`` is the value of a limit that no file tells, ``uid`` the
+    user whose tasks are counted.
     """
 
     kind: int
