@@ -50,7 +50,7 @@ class Gate:
 
     Options are those of the adapters. ``min_available`` is the headroom below which nothing more is admitted: bytes, a
     size (``"64MiB"``), a share of the smallest limit (``"5%"``), or a share between bounds
-    (``"clamp(16MiB, 5%, 512MiB)"``). ``also`` gives the numbers of descriptors or tasks that must be left too. ``limit``
+    (``"clamp(16MiB, 5%, 512MiB)"``). ``also`` says how many descriptors or tasks must be left too. ``limit``
     declares a limit where no cgroup sets one, and ``monitor`` replaces the process's shared one. Raises
     :class:`ConfigurationError` for a value that cannot be meant.
     """

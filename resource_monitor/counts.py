@@ -23,7 +23,8 @@ class CountMonitor(Sampler):
         cores = os.cpu_count() or 1
         super().__init__(clock=clock, speed=_PER_SECOND * cores, margin=int(_PER_SECOND * cores * FULL_INTERVAL))
 
-    def _open(self) -> LimitReader:
+    def open_limits(self) -> LimitReader:
+        """A new reader. Raises :class:`ProbeError`."""
         return self._open_reader()
 
 

@@ -15,6 +15,14 @@ class NotApplicable(ResourceMonitorError):
     """The figure asked for has no meaning for this resource."""
 
 
+class GuardError(ResourceMonitorError, RuntimeError):
+    """The allocation guard cannot be installed here."""
+
+
+class MemoryPressure(ResourceMonitorError, MemoryError):
+    """There is no room for what was about to start; the middlewares answer 503 as they do for a ``MemoryError``."""
+
+
 class ProbeError(ResourceMonitorError):
     """A file that tells limits or usage cannot be read or does not hold what it should; ``path`` names it."""
 

@@ -52,14 +52,14 @@ class LimitReader:
     """
 
     def __init__(self, find: Callable[[], list[Source]], *, process: str = "self", root: str = "/") -> None:
-        self._owner = os.getpid()
+        self.owner = os.getpid()
         self._outcome = ffi.new("rm_outcome *")
         self._files = _Files(root)
         weakref.finalize(self, self._files.close)
         # before the sources are found, so that a move in between is noticed afterwards
         membership_path = f"/proc/{process}/cgroup"
-        self._membership_fd = self._files.open(membership_path)
-        self._membership = _content(self._membership_fd, membership_path)
+        self.membership_fd = self._files.open(membership_path)
+        self.membership = _content(self.membership_fd, membership_path)
         self._sources = find()
         self.entries: Any = ffi.new("rm_limit[]", len(self._sources))
         for entry, source in zip(self.entries, self._sources, strict=True):
@@ -83,7 +83,7 @@ class LimitReader:
         Raises :class:`ProbeError` when no limit could be read and at least one should have been.
         """
         outcome = self._outcome
-        if lib.rm_read(self.entries, len(self._sources), tier, self._owner, margin, outcome) != 0:
+        if lib.rm_read(self.entries, len(self._sources), tier, self.owner, margin, outcome) != 0:
             return False
         self.headroom = outcome.headroom
         self.free = outcome.free
@@ -96,8 +96,8 @@ class LimitReader:
     def moved(self) -> bool:
         """Whether the process has been moved to other cgroups since the files were opened."""
         return (
-            self._membership_fd >= 0
-            and lib.rm_same_content(self._membership_fd, self._membership, len(self._membership)) != 1
+            self.membership_fd >= 0
+            and lib.rm_same_content(self.membership_fd, self.membership, len(self.membership)) != 1
         )
 
     def vanished(self) -> bool:

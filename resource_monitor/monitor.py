@@ -111,7 +111,8 @@ class MemoryMonitor(Sampler):
             self._relief_due = self._clock() + self._relief_interval
             return self._headroom
 
-    def _open(self) -> LimitReader:
+    def open_limits(self) -> LimitReader:
+        """A new reader of every memory limit. Raises :class:`ProbeError`."""
         return memory_limits(declared=self._declared, root=self._root)
 
     def _steady(self) -> bool:

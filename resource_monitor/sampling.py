@@ -37,16 +37,16 @@ class Sampler(ABC):
     """
 
     def __init__(self, *, clock: Callable[[], float], speed: float, margin: int) -> None:
+        self.speed = speed
+        self.margin = margin
         self._clock = clock
-        self._speed = 4 * speed
-        self._margin = margin
         self._fresh_until = 0.0
         self._full_due = 0.0
         self._headroom = 0
         self._error: ProbeError | None = None
         self._unreadable: str | None = None
         self._lock = threading.Lock()
-        self._reader = self._open()
+        self._reader = self.open_limits()
         _samplers.add(self)
         self._refresh()
 
@@ -73,8 +73,8 @@ class Sampler(ABC):
         return self._reader.tightest
 
     @abstractmethod
-    def _open(self) -> LimitReader:
-        """Find the limits and open their files. Raises :class:`ProbeError`."""
+    def open_limits(self) -> LimitReader:
+        """A new reader of the limits that this samples. Raises :class:`ProbeError`."""
 
     def _steady(self) -> bool:
         """Whether a reading of usage alone may stand; asked after each."""
@@ -102,18 +102,18 @@ class Sampler(ABC):
             raise
         self._error = None
         self._headroom = headroom = self._reader.headroom
-        self._fresh_until = now + min(max(headroom / self._speed, _SHORTEST), _LONGEST)
+        self._fresh_until = now + min(max(headroom / (4 * self.speed), _SHORTEST), _LONGEST)
 
     def _read(self, now: float, *, full: bool) -> None:
         if not full:
-            if not self._reader.read(limits.USAGE, self._margin):
-                self._reader = self._open()
+            if not self._reader.read(limits.USAGE, self.margin):
+                self._reader = self.open_limits()
             elif self._steady():
                 return
         elif now >= self._full_due and self._reader.moved():
-            self._reader = self._open()
+            self._reader = self.open_limits()
         if not self._reader.read(limits.FULL) or self._reader.vanished():
-            self._reader = self._open()
+            self._reader = self.open_limits()
             self._reader.read(limits.FULL)
         self._note_full()
         if now >= self._full_due:

@@ -1,0 +1,538 @@
+/* The allocation guard: stands in front of CPython's allocators and refuses what would cross the floor, so that one
+ * handler gets a MemoryError where the kernel would have killed the process.
+ *
+ * It wraps the RAW domain, through which every block of more than 512 bytes goes, the arenas of pymalloc, and the other
+ * two domains where they bypass RAW (PYTHONMALLOC=malloc). RAW may be used without the GIL and on any thread: no Python
+ * API beyond this file's installing and announcing, no allocation. What C libraries take from malloc themselves is not
+ * seen here, only in the usage that the next check reads.
+ *
+ * The fast path counts down a budget: bytes that may pass before usage is read again. A sixteenth of what is left above
+ * the floor is small enough for many processes on one limit, and large enough to make checks rare. */
+
+#define _GNU_SOURCE
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "probe.h"
+#include "guard.h"
+#include "text.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+#endif
+
+enum {
+    LARGE = 512 << 10,          /* refused at the floor; below it (asyncio reads into 256 KiB), at the emergency floor */
+    TIMED = 64 << 10,           /* from this size on a budget also grows old */
+    BUDGET_LEAST = 64 << 10,
+    BUDGET_MOST = 16 << 20,
+    BUDGET_SHARE = 16,
+    EMERGENCY_SHARE = 2,        /* the emergency floor is this part of the floor to begin with, */
+    EMERGENCY_STEP = 16,        /* gives way by this part of itself while small steps are refused, */
+    EMERGENCY_LAST = 8,         /* and ends at this part of the floor */
+    GRACE_SHARE = 128,          /* of what is left, after a refusal, for those who deal with it */
+    HELPFUL = 1 << 20,          /* relief that brings less did not help */
+};
+#define FULL_INTERVAL 100000000LL       /* ns: limits may be changed at any time */
+#define REREAD_INTERVAL 1000000LL       /* ns: a full reading that did not help is not repeated sooner */
+#define RELIEF_INTERVAL 5000000LL       /* ns: nor is relief, and where it is blind, twice as late each time */
+#define RELIEF_INTERVAL_MOST 5000000000LL
+#define STEP_INTERVAL 100000000LL       /* ns: between two steps of the emergency floor */
+#define ANNOUNCE_INTERVAL 1000000000LL
+#define AGE_LEAST 1000000LL
+#define AGE_MOST 50000000LL
+#define ENDLESS (INT64_MAX / 2)
+
+/* CPython's structs, outside of the limited API but unchanged since 3.5 (Include/cpython/pymem.h, objimpl.h). */
+typedef struct {
+    void *ctx;
+    void *(*malloc)(void *ctx, size_t size);
+    void *(*calloc)(void *ctx, size_t nelem, size_t elsize);
+    void *(*realloc)(void *ctx, void *ptr, size_t new_size);
+    void (*free)(void *ctx, void *ptr);
+} allocator_t;
+typedef struct {
+    void *ctx;
+    void *(*alloc)(void *ctx, size_t size);
+    void (*free)(void *ctx, void *ptr, size_t size);
+} arena_allocator_t;
+enum domain { RAW, MEM, OBJ, DOMAINS };
+
+static struct {
+    void (*get)(int domain, allocator_t *allocator);
+    void (*set)(int domain, allocator_t *allocator);
+    void (*get_arena)(arena_allocator_t *allocator);
+    void (*set_arena)(arena_allocator_t *allocator);
+    void *(*malloc[DOMAINS])(size_t size);
+    void (*free[DOMAINS])(void *ptr);
+    const char *(*name)(void);
+} python;
+
+static allocator_t original[DOMAINS];
+static arena_allocator_t original_arena;
+static bool linked[DOMAINS], arena_linked;      /* our functions stand in the chain, perhaps below another's */
+static size_t (*usable_size)(void *);           /* NULL where blocks are not malloc's own */
+
+static _Atomic int64_t budget = ENDLESS;
+static _Atomic int64_t fresh_until = INT64_MAX;
+static _Atomic unsigned int refuse_every;
+static _Atomic u64 refusals;
+static __thread u64 thread_refusals;
+static __thread bool inside;                    /* an allocation made on behalf of a check must not be checked */
+
+/* Everything below is held by `lock`. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+    bool active;
+    rm_guard_watch watch;
+    rm_outcome outcome;
+    void (*event)(int);
+    int events;
+    int64_t full_at, relief_due, relief_interval, announce_due, step_due;
+    u64 floor, emergency;
+    unsigned int injected;
+    rm_guard_statistics statistics;
+} guard;
+
+static int64_t now_ns(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000000LL + time.tv_nsec;
+}
+
+/* ---- the check ---- */
+
+static int announce(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&lock);
+    int events = guard.events;
+    void (*event)(int) = guard.event;
+    guard.events = 0;
+    pthread_mutex_unlock(&lock);
+    if (events && event)
+        event(events);
+    return 0;
+}
+
+/* Tell Python, at a point where it may run code, on its main thread. */
+static void raise_event(int event)
+{
+    if (!(guard.events & event) && Py_AddPendingCall(announce, NULL) == 0)
+        guard.events |= event;
+}
+
+/* Small steps are refused to whoever comes next, the event loop too, and where nothing is freed that would end all
+ * service. So the emergency floor gives way slowly: work that frees what it takes goes on, while growth meets it again
+ * at once. It is whole again as soon as the floor is. */
+static void step_down(int64_t now)
+{
+    if (now < guard.step_due)
+        return;
+    guard.step_due = now + STEP_INTERVAL;
+    if (guard.emergency > guard.floor / EMERGENCY_LAST)
+        guard.emergency -= guard.emergency / EMERGENCY_STEP;
+}
+
+/* 0, or ESTALE in a child that was forked a moment ago. */
+static int read_limits(int tier, int64_t now)
+{
+    int error = rm_read(guard.watch.limits, guard.watch.count, tier, guard.watch.owner, guard.watch.margin, &guard.outcome);
+    guard.statistics.checks++;
+    if (!error && guard.outcome.headroom >= guard.floor)
+        guard.emergency = guard.floor / EMERGENCY_SHARE;
+    if (error || tier != RM_FULL)
+        return error;
+    guard.statistics.full_checks++;
+    guard.full_at = now;
+    u64 limit = guard.outcome.tightest;
+    u64 floor = limit == NO_LIMIT ? 0 : limit / 1000000 * guard.watch.floor_share;
+    floor = floor < guard.watch.floor_least ? guard.watch.floor_least : floor;
+    guard.floor = floor > guard.watch.floor_most ? guard.watch.floor_most : floor;
+    bool removed = guard.outcome.failed != RM_NONE && guard.watch.limits[guard.outcome.failed].error == ENODEV;
+    bool moved = guard.watch.membership_fd >= 0 &&
+        !rm_same_content(guard.watch.membership_fd, guard.watch.membership, guard.watch.membership_length);
+    if (removed || moved)
+        raise_event(RM_GUARD_MOVED);
+    return 0;
+}
+
+static void relieve(int64_t now)
+{
+    u64 before = guard.outcome.headroom, dirty = 0;
+    bool blind = rm_heap_dirty(&dirty) != 0;
+    guard.relief_due = now + guard.relief_interval;
+    if (!blind && dirty < HELPFUL)
+        return;
+    if (rm_heap_relieve() || read_limits(RM_FULL, now))
+        return;
+    bool helped = guard.outcome.headroom >= before + HELPFUL;
+    guard.statistics.reliefs++;
+    guard.statistics.relieved += minus(guard.outcome.headroom, before);
+    /* what the allocator itself calls dirty is cheap to ask for; blind trimming has to earn its next turn */
+    guard.relief_interval = blind && !helped ? guard.relief_interval * 2 : RELIEF_INTERVAL;
+    if (guard.relief_interval > RELIEF_INTERVAL_MOST)
+        guard.relief_interval = RELIEF_INTERVAL_MOST;
+    guard.relief_due = now_ns() + guard.relief_interval;
+}
+
+/* Refuse, and leave a small budget for what follows: unwinding, the server's answer, a log line. It shrinks with what is
+ * left, so that a thousand refusals do not add up to the kernel's kill. */
+static bool refuse(size_t size, u64 headroom, bool small, int64_t now)
+{
+    u64 above = minus(headroom, guard.emergency) / BUDGET_SHARE, grace = headroom / GRACE_SHARE;
+    u64 next = above > grace ? above : grace;
+    atomic_fetch_add_explicit(&refusals, 1, memory_order_relaxed);
+    thread_refusals++;
+    guard.statistics.refusals++;
+    guard.statistics.small_refusals += small;
+    if (small)
+        step_down(now);
+    guard.statistics.refused_size = size;
+    guard.statistics.refused_headroom = headroom;
+    atomic_store_explicit(&budget, next > BUDGET_MOST ? BUDGET_MOST : (int64_t)next, memory_order_relaxed);
+    if (now >= guard.announce_due) {
+        guard.announce_due = now + ANNOUNCE_INTERVAL;
+        raise_event(RM_GUARD_REFUSED);
+    }
+    return false;
+}
+
+/* Whether `size` more bytes may be taken; sets the next budget, and `tight` when the block is a large part of what is
+ * left. The lock is held. */
+static bool check(size_t size, bool small, bool *tight)
+{
+    int64_t now = now_ns();
+    unsigned int every = atomic_load_explicit(&refuse_every, memory_order_relaxed);
+    *tight = false;
+    if (!guard.active) {
+        atomic_store_explicit(&budget, ENDLESS, memory_order_relaxed);
+        atomic_store_explicit(&fresh_until, INT64_MAX, memory_order_relaxed);
+        return true;
+    }
+    if (every && ++guard.injected % every == 0) {
+        refuse(size, guard.outcome.headroom, small, now);
+        atomic_store_explicit(&budget, 0, memory_order_relaxed);
+        return false;
+    }
+    u64 floor = small ? guard.emergency : guard.floor;
+    u64 needed = size > NO_LIMIT - floor ? NO_LIMIT : size + floor;
+    int tier = now - guard.full_at >= FULL_INTERVAL ? RM_FULL : RM_USAGE;
+    if (read_limits(tier, now)) {
+        atomic_store_explicit(&budget, BUDGET_MOST, memory_order_relaxed);
+        return true;
+    }
+    /* Beyond what is free, the room is page cache that the kernel must reclaim first, which may have gone since; and
+     * where even that falls short, some may have come. */
+    if (guard.outcome.free < needed && guard.full_at != now &&
+        (guard.outcome.headroom >= needed || now - guard.full_at >= REREAD_INTERVAL))
+        read_limits(RM_FULL, now);
+    if (guard.outcome.headroom < needed && now >= guard.relief_due)
+        relieve(now);
+    u64 headroom = guard.outcome.headroom;
+    if (headroom < needed)
+        return refuse(size, headroom, small, now);
+
+    u64 left = headroom - needed, next = left / BUDGET_SHARE;
+    /* another library's hook below us may want the GIL, for which nobody may wait who holds the lock */
+    *tight = size >= TIMED && size > next && usable_size;
+    next = next > BUDGET_MOST ? BUDGET_MOST : next < BUDGET_LEAST ? (left < BUDGET_LEAST ? left : BUDGET_LEAST) : next;
+    u64 age = left / (4 * (guard.watch.speed / 1000000000 + 1));
+    age = age > AGE_MOST ? AGE_MOST : age < AGE_LEAST ? AGE_LEAST : age;
+    atomic_store_explicit(&budget, every ? 0 : (int64_t)next, memory_order_relaxed);
+    atomic_store_explicit(&fresh_until, now + (int64_t)age, memory_order_relaxed);
+    return true;
+}
+
+/* The fast path: true when the budget covers `size`. Small sizes are counted without a locked instruction: a count that
+ * another thread overwrites is a few bytes lost. */
+static inline bool covered(size_t size)
+{
+    if (size < TIMED) {
+        int64_t left = atomic_load_explicit(&budget, memory_order_relaxed) - (int64_t)size;
+        atomic_store_explicit(&budget, left, memory_order_relaxed);
+        return left >= 0;
+    }
+    if (size > INT64_MAX / 4)
+        return false;
+    int64_t before = atomic_fetch_sub_explicit(&budget, (int64_t)size, memory_order_relaxed);
+    return before >= (int64_t)size && now_ns() < atomic_load_explicit(&fresh_until, memory_order_relaxed);
+}
+
+/* Have a block charged now: untouched pages count nowhere, and the next check would give the same room away again. */
+static void charge(void *block, size_t size)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+    uintptr_t start = ((uintptr_t)block + page - 1) & ~(page - 1), end = ((uintptr_t)block + size) & ~(page - 1);
+    int saved = errno;
+    if (start < end && madvise((void *)start, end - start, MADV_POPULATE_WRITE)) {
+        for (volatile char *at = (volatile char *)start; at < (volatile char *)end; at += page)
+            *at = *at; /* Linux before 5.14 */
+    }
+    errno = saved;
+}
+
+/* ---- the wrapped allocators ---- */
+
+enum operation { MALLOC, CALLOC, REALLOC, ARENA };
+
+static void *perform(enum operation operation, const allocator_t *from, void *block, size_t count, size_t size)
+{
+    switch (operation) {
+    case MALLOC:
+        return from->malloc(from->ctx, size);
+    case CALLOC:
+        return from->calloc(from->ctx, count, size);
+    case REALLOC:
+        return from->realloc(from->ctx, block, size);
+    default:
+        return original_arena.alloc(original_arena.ctx, size);
+    }
+}
+
+static void *checked(enum operation operation, const allocator_t *from, void *block, size_t count, size_t size)
+{
+    size_t bytes = count * size;
+    bool small = bytes < LARGE || operation == ARENA, tight = false;
+    if (inside)
+        return perform(operation, from, block, count, size);
+    if (operation == REALLOC && block) {
+        /* shrinking never fails; where growth cannot be told from it, only what is large is worth the risk */
+        if (usable_size ? bytes <= usable_size(block) : small)
+            return perform(operation, from, block, count, size);
+    }
+    inside = true;
+    pthread_mutex_lock(&lock);
+    void *result = NULL;
+    if (check(bytes, small, &tight)) {
+        if (!tight)
+            pthread_mutex_unlock(&lock);
+        result = perform(operation, from, block, count, size);
+        if (!tight) {
+            inside = false;
+            return result;
+        }
+        if (result)
+            charge(result, bytes);
+    }
+    pthread_mutex_unlock(&lock);
+    inside = false;
+    return result;
+}
+
+static bool overflows(size_t count, size_t size) { return size && count > SIZE_MAX / size; }
+
+#define WRAP(domain)                                                                                                   \
+    static void *domain##_malloc(void *ctx, size_t size)                                                               \
+    {                                                                                                                  \
+        const allocator_t *from = &original[domain];                                                                   \
+        (void)ctx;                                                                                                     \
+        return covered(size) ? from->malloc(from->ctx, size) : checked(MALLOC, from, NULL, 1, size);                   \
+    }                                                                                                                  \
+    static void *domain##_calloc(void *ctx, size_t count, size_t size)                                                 \
+    {                                                                                                                  \
+        const allocator_t *from = &original[domain];                                                                   \
+        (void)ctx;                                                                                                     \
+        return overflows(count, size) || covered(count * size) ? from->calloc(from->ctx, count, size)                  \
+                                                               : checked(CALLOC, from, NULL, count, size);             \
+    }                                                                                                                  \
+    static void *domain##_realloc(void *ctx, void *block, size_t size)                                                 \
+    {                                                                                                                  \
+        const allocator_t *from = &original[domain];                                                                   \
+        (void)ctx;                                                                                                     \
+        return covered(size) ? from->realloc(from->ctx, block, size) : checked(REALLOC, from, block, 1, size);         \
+    }                                                                                                                  \
+    static void domain##_free(void *ctx, void *block)                                                                  \
+    {                                                                                                                  \
+        (void)ctx;                                                                                                     \
+        original[domain].free(original[domain].ctx, block);                                                            \
+    }
+WRAP(RAW)
+WRAP(MEM)
+WRAP(OBJ)
+
+static const allocator_t wrappers[DOMAINS] = {
+    {NULL, RAW_malloc, RAW_calloc, RAW_realloc, RAW_free},
+    {NULL, MEM_malloc, MEM_calloc, MEM_realloc, MEM_free},
+    {NULL, OBJ_malloc, OBJ_calloc, OBJ_realloc, OBJ_free},
+};
+
+static void *arena_alloc(void *ctx, size_t size)
+{
+    (void)ctx;
+    return covered(size) ? original_arena.alloc(original_arena.ctx, size) : checked(ARENA, NULL, NULL, 1, size);
+}
+
+static void arena_free(void *ctx, void *block, size_t size)
+{
+    (void)ctx;
+    original_arena.free(original_arena.ctx, block, size);
+}
+
+/* ---- installing; with the GIL ---- */
+
+static bool find(const char *name, void *function)
+{
+    void *symbol = dlsym(RTLD_DEFAULT, name);
+    memcpy(function, &symbol, sizeof symbol);
+    return symbol != NULL;
+}
+
+static bool find_python(void)
+{
+    find("_PyMem_GetCurrentAllocatorName", &python.name); /* private: good to have, not needed */
+    return find("PyMem_GetAllocator", &python.get) && find("PyMem_SetAllocator", &python.set) &&
+        find("PyObject_GetArenaAllocator", &python.get_arena) && find("PyObject_SetArenaAllocator", &python.set_arena) &&
+        find("PyMem_RawMalloc", &python.malloc[RAW]) && find("PyMem_RawFree", &python.free[RAW]) &&
+        find("PyMem_Malloc", &python.malloc[MEM]) && find("PyMem_Free", &python.free[MEM]) &&
+        find("PyObject_Malloc", &python.malloc[OBJ]) && find("PyObject_Free", &python.free[OBJ]);
+}
+
+static void link_domain(int domain)
+{
+    allocator_t current;
+    python.get(domain, &current);
+    if (linked[domain])
+        return;
+    original[domain] = current;
+    /* Setting is a copy of five words that a thread without the GIL may see half done: with the context kept, every
+     * mixture of old and new functions works. */
+    allocator_t wrapper = wrappers[domain];
+    wrapper.ctx = current.ctx;
+    python.set(domain, &wrapper);
+    linked[domain] = true;
+}
+
+static void unlink_domain(int domain)
+{
+    allocator_t current;
+    python.get(domain, &current);
+    /* with another hook on top we stay below it and let everything pass */
+    if (linked[domain] && current.malloc == wrappers[domain].malloc) {
+        python.set(domain, &original[domain]);
+        linked[domain] = false;
+    }
+}
+
+/* Whether a block that is too large for pymalloc reaches the RAW domain from this one: it does not where the domain has
+ * malloc of its own, as under PYTHONMALLOC=malloc. */
+static bool bypasses_raw(int domain)
+{
+    enum { ABOVE_PYMALLOC = 4096, MARK = 1 << 30 };
+    int64_t kept = atomic_exchange(&budget, MARK);
+    void *block = python.malloc[domain](ABOVE_PYMALLOC);
+    bool seen = atomic_load(&budget) <= MARK - ABOVE_PYMALLOC;
+    python.free[domain](block);
+    atomic_store(&budget, kept);
+    return !seen;
+}
+
+static void before_fork(void) { pthread_mutex_lock(&lock); }
+static void after_fork(void) { pthread_mutex_unlock(&lock); }
+
+static void start_watching(const rm_guard_watch *watch)
+{
+    guard.watch = *watch;
+    guard.outcome = (rm_outcome){0};
+    guard.full_at = -FULL_INTERVAL;
+    guard.relief_interval = RELIEF_INTERVAL;
+    guard.relief_due = 0;
+    read_limits(RM_FULL, now_ns());
+    guard.emergency = guard.floor / EMERGENCY_SHARE;
+}
+
+/* Begin to guard by `watch`; `event` is called with rm_guard_event bits when there is something to tell. 0, or ENOSYS
+ * where this interpreter does not offer what is needed. */
+int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
+{
+    static bool fork_handled;
+    if (!find_python())
+        return ENOSYS;
+    PyGILState_STATE state = PyGILState_Ensure();
+    if (!fork_handled)
+        fork_handled = pthread_atfork(before_fork, after_fork, after_fork) == 0;
+    /* a debug hook's or another library's block does not start where malloc's does */
+    const char *name = python.name ? python.name() : NULL;
+    if (!linked[RAW])
+        usable_size = name && (!strcmp(name, "pymalloc") || !strcmp(name, "malloc")) ? malloc_usable_size : NULL;
+    link_domain(RAW);
+    for (int domain = MEM; domain < DOMAINS; domain++)
+        if (!linked[domain] && bypasses_raw(domain))
+            link_domain(domain);
+    if (!arena_linked) {
+        python.get_arena(&original_arena);
+        arena_allocator_t wrapper = {original_arena.ctx, arena_alloc, arena_free};
+        python.set_arena(&wrapper);
+        arena_linked = true;
+    }
+    pthread_mutex_lock(&lock);
+    start_watching(watch);
+    guard.event = event;
+    guard.active = true;
+    pthread_mutex_unlock(&lock);
+    atomic_store(&budget, 0);
+    PyGILState_Release(state);
+    return 0;
+}
+
+/* Put back what was there before, or, below another's hook, let everything pass. */
+void rm_guard_uninstall(void)
+{
+    PyGILState_STATE state = PyGILState_Ensure();
+    pthread_mutex_lock(&lock);
+    guard.active = false;
+    guard.event = NULL;
+    pthread_mutex_unlock(&lock);
+    atomic_store(&budget, ENDLESS);
+    atomic_store(&fresh_until, INT64_MAX);
+    for (int domain = RAW; domain < DOMAINS; domain++)
+        unlink_domain(domain);
+    arena_allocator_t current;
+    python.get_arena(&current);
+    if (arena_linked && current.alloc == arena_alloc) {
+        python.set_arena(&original_arena);
+        arena_linked = false;
+    }
+    PyGILState_Release(state);
+}
+
+/* Follow other limits from now on: after a fork, or when the process was moved. */
+void rm_guard_watch_now(const rm_guard_watch *watch)
+{
+    pthread_mutex_lock(&lock);
+    start_watching(watch);
+    pthread_mutex_unlock(&lock);
+    atomic_store(&budget, 0);
+}
+
+void rm_guard_read(rm_guard_statistics *out)
+{
+    pthread_mutex_lock(&lock);
+    *out = guard.statistics;
+    out->floor = guard.floor;
+    pthread_mutex_unlock(&lock);
+}
+
+/* How often anything was refused in this process, and on the calling thread. */
+u64 rm_guard_refusals(void) { return atomic_load_explicit(&refusals, memory_order_relaxed); }
+u64 rm_guard_thread_refusals(void) { return thread_refusals; }
+
+/* For tests: have every allocation checked, and every n-th check refuse; 0 ends it. */
+void rm_guard_refuse_every(unsigned int n)
+{
+    atomic_store(&refuse_every, n);
+    atomic_store(&budget, 0);
+}
