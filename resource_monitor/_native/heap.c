@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/auxv.h>
 
 #include "probe.h"
 
@@ -50,11 +51,25 @@ static void *beside_malloc(const char *name, const void *malloc_base)
     return symbol && dladdr(symbol, &info) && info.dli_fbase == malloc_base ? symbol : NULL;
 }
 
+/* The object that serves malloc. A position-dependent executable that takes malloc's address (Debian's python3 does)
+ * gives it an entry of its own PLT for all the process (System V ABI, "Function Addresses"), so that malloc seems to live
+ * in the executable. malloc_usable_size comes with every malloc, and no interpreter takes its address. */
+static int find_malloc(Dl_info *info)
+{
+    Dl_info program;
+    void *symbol = dlsym(RTLD_DEFAULT, "malloc");
+    if (!symbol || !dladdr(symbol, info))
+        return 0;
+    if (!dladdr((void *)getauxval(AT_ENTRY), &program) || program.dli_fbase != info->dli_fbase)
+        return 1;
+    symbol = dlsym(RTLD_DEFAULT, "malloc_usable_size");
+    return !symbol || dladdr(symbol, info);
+}
+
 static void detect(void)
 {
     Dl_info info;
-    void *symbol = dlsym(RTLD_DEFAULT, "malloc");
-    if (!symbol || !dladdr(symbol, &info))
+    if (!find_malloc(&info))
         return;
     strncpy(heap.object, info.dli_fname ? info.dli_fname : "", sizeof heap.object - 1);
 
