@@ -169,12 +169,14 @@ def test_a_bind_mount_of_our_own_cgroup_is_its_own_root(machine: Machine) -> Non
     assert levels(machine) == ("/sys/fs/cgroup/memory",)
 
 
-def test_of_several_mounts_the_closest_one_counts(machine: Machine) -> None:
-    machine.process(
-        "0::/a/b\n",
-        "1 0 0:1 / /far rw - cgroup2 none rw\n2 0 0:1 /a /near rw - cgroup2 none rw\n"
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_mounts_the_closest_one_counts(machine: Machine, order: int) -> None:
+    mounts = [
+        "1 0 0:1 / /far rw - cgroup2 none rw\n",
+        "2 0 0:1 /a /near rw - cgroup2 none rw\n",
         "3 0 0:1 /a/bb /other rw - cgroup2 none rw\n",
-    )
+    ]
+    machine.process("0::/a/b\n", "".join(mounts[::order]))
     for directory in ("/far/a/b", "/near/b", "/other"):
         machine.v2_level(directory, usage=1)
     assert levels(machine)[0] == "/near/b"

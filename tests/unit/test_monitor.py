@@ -1,12 +1,21 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 
 import pytest
 from machine import GIB, MIB, Clock, Machine
 
 from resource_monitor.errors import ConfigurationError, ProbeError
-from resource_monitor.monitor import UNBOUNDED, MemoryMonitor, Reading, default_monitor, describe
+from resource_monitor.limits import LimitReader
+from resource_monitor.monitor import (
+    UNBOUNDED,
+    MemoryMonitor,
+    Reading,
+    _after_fork_in_child,
+    default_monitor,
+    describe,
+)
 
 LONGEST, SHORTEST, FULL_INTERVAL, RETRY = 0.05, 0.0002, 0.1, 0.05
 CURRENT, STAT = "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"
@@ -358,6 +367,30 @@ def test_after_a_fork_the_child_reads_its_own_memory() -> None:
     assert used > parent.used + 128 * MIB
     assert headroom < parent.headroom - 128 * MIB
     assert monitor.read().used == pytest.approx(parent.used, abs=32 * MIB)
+
+
+@pytest.mark.parametrize("ask", [MemoryMonitor.headroom, lambda monitor: monitor.read().headroom])
+def test_files_that_another_process_opened_are_opened_anew(
+    monitor: MemoryMonitor,
+    machine: Machine,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[MemoryMonitor], int],
+) -> None:
+    with monkeypatch.context() as parent:
+        parent.setattr(os, "getpid", os.getppid)
+        monitor._reader = LimitReader(root=str(machine))
+    machine.container(usage=50 * MIB)
+    clock.pass_(LONGEST)
+    assert ask(monitor) == 206 * MIB
+
+
+def test_a_fork_makes_every_reading_stale_and_every_lock_free(monitor: MemoryMonitor, machine: Machine) -> None:
+    """What the child does first, done here: whoever held the lock in the parent is not there to release it."""
+    monitor._lock.acquire()
+    _after_fork_in_child()
+    machine.write(CURRENT, str(101 * MIB))
+    assert monitor.headroom() == 195 * MIB
 
 
 def test_everything_in_a_process_shares_one_monitor() -> None:
