@@ -1,6 +1,7 @@
 """What is said to be available can be had, and what cannot be had is not said to be available."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if file_system(tmp_path) in DISK_FILE_SYSTEMS:
         yield tmp_path
         return
+    if not Path("/dev/loop-control").exists() and shutil.which("modprobe"):
+        subprocess.run(["modprobe", "loop"], check=False)
     image, mount = tmp_path / "image", tmp_path / "mount"
     mount.mkdir()
     with image.open("wb") as file:

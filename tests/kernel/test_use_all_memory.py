@@ -2,11 +2,17 @@
 
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from child_cgroup import ChildCgroup
 from machine import MIB
 from programs import EXAMPLES, TIMEOUT, environment, preloaded
+
+
+def huge_pages_everywhere() -> bool:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    return setting.exists() and "[always]" in setting.read_text()
 
 
 @pytest.mark.parametrize("library", ["jemalloc", None])
@@ -23,4 +29,5 @@ def test_available_falls_and_comes_back(child_cgroup, library: str | None) -> No
     assert len(falling) > 35
     # the kernel charges in batches, so that one step may show next to nothing and the next one twice as much
     assert all(later <= earlier + MIB for earlier, later in pairwise(falling))
-    assert back > falling[0] - 8 * MIB
+    # of a huge page given back in part, the whole stays charged until the kernel splits it, and it does not tell
+    assert back > (falling[0] * 2 // 3 if huge_pages_everywhere() else falling[0] - 8 * MIB)

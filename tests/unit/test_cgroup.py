@@ -246,6 +246,15 @@ def test_names_with_spaces_and_colons_are_found(machine: Machine) -> None:
     assert levels(machine) == ("/cg roup/my svc:1",)
 
 
+@pytest.mark.parametrize("name", ["car\rriage", "by\udcffte", "next\x85line"])
+def test_names_that_are_no_plain_text_are_found(machine: Machine, name: str) -> None:
+    """A name is any bytes but NUL, newline and slash; \\udcff stands for the byte 255, as everywhere in Python."""
+    machine.path(f"/{name}/{name}").mkdir(parents=True)
+    for file, text in (("cgroup", f"4:memory:/{name}\n"), ("mountinfo", f"1 0 0:1 / /{name} rw - cgroup x memory\n")):
+        machine.path(f"/proc/self/{file}").write_bytes(os.fsencode(text))
+    assert levels(machine) == (f"/{name}/{name}", f"/{name}")
+
+
 def test_a_mountinfo_line_longer_than_64_kib_is_read_whole(machine: Machine) -> None:
     long = "1 0 0:1 / /overlay rw - overlay overlay rw,lowerdir=" + ":".join(["/var/lib/layer"] * 6000)
     assert len(long) > 65536
