@@ -14,12 +14,15 @@ import sys
 import textwrap
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from child_cgroup import ChildCgroup
+
+MakeCgroup = Callable[..., ChildCgroup]
+"""The ``child_cgroup`` fixture: a limit in bytes or ``None``, and the other arguments of :class:`ChildCgroup`."""
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TIMEOUT = 180.0

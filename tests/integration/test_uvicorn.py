@@ -5,11 +5,12 @@ import asyncio
 import httpx
 import pytest
 from programs import uvicorn
+from services import Service, StartService
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 
-def test_a_refusal_is_a_whole_answer(asgi) -> None:
+def test_a_refusal_is_a_whole_answer(asgi: Service) -> None:
     answer = httpx.get(asgi.url)
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
@@ -19,7 +20,7 @@ def test_a_refusal_is_a_whole_answer(asgi) -> None:
     assert answer.json()["status"] == 503
 
 
-def test_a_connection_lives_on_after_refusals(asgi) -> None:
+def test_a_connection_lives_on_after_refusals(asgi: Service) -> None:
     with httpx.Client(base_url=asgi.url) as client:
         ports = set()
 
@@ -36,7 +37,7 @@ def test_a_connection_lives_on_after_refusals(asgi) -> None:
         assert len(ports) == 1
 
 
-def test_head_is_refused_without_a_body(asgi) -> None:
+def test_head_is_refused_without_a_body(asgi: Service) -> None:
     with httpx.Client(base_url=asgi.url) as client:
         answer = client.head("/")
         assert answer.status_code == 503
@@ -45,24 +46,23 @@ def test_head_is_refused_without_a_body(asgi) -> None:
         assert client.get("/").status_code == 503
 
 
-def test_a_refused_upload_is_answered(asgi) -> None:
+def test_a_refused_upload_is_answered(asgi: Service) -> None:
     with httpx.Client(base_url=asgi.url) as client:
         for _ in range(5):
             assert client.post("/count", content=b"x" * 200_000).status_code == 503
 
 
-def test_liveness_is_answered_all_the_time(asgi) -> None:
+def test_liveness_is_answered_all_the_time(asgi: Service) -> None:
     assert httpx.get(f"{asgi.url}/livez").text == "hello"
 
 
-def test_with_room_again_everything_is_answered(asgi) -> None:
+def test_with_room_again_everything_is_answered(asgi: Service) -> None:
     assert httpx.get(asgi.url).status_code == 503
     asgi.empty()
     assert httpx.post(f"{asgi.url}/count", content=b"x" * 200_000).text == "200000"
-    asgi.fill()
 
 
-def test_shedding_is_logged_once(asgi) -> None:
+def test_shedding_is_logged_once(asgi: Service) -> None:
     for _ in range(5):
         assert httpx.get(asgi.url).status_code == 503
     logged = [line for line in asgi.server.log if "Shedding:" in line]
@@ -70,7 +70,9 @@ def test_shedding_is_logged_once(asgi) -> None:
 
 
 @pytest.mark.parametrize("implementation", ["websockets-sansio", "websockets"])
-def test_a_websocket_is_refused_before_it_is_accepted_and_served_with_room(start, implementation: str) -> None:
+def test_a_websocket_is_refused_before_it_is_accepted_and_served_with_room(
+    start: StartService, implementation: str
+) -> None:
     service = start(*uvicorn("apps:asgi"), "--ws", implementation)
 
     async def talk() -> str | bytes:

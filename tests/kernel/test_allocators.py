@@ -2,7 +2,7 @@
 
 import pytest
 from machine import MIB
-from programs import preloaded, run_python
+from programs import MakeCgroup, preloaded, run_python
 
 # jemalloc gives dirty pages back by itself within ten seconds, and of a huge page given back in part the whole stays
 # charged: exact figures need neither.
@@ -12,7 +12,7 @@ KEEP_DIRTY = {"MALLOC_CONF": "dirty_decay_ms:-1,thp:never"}
 @pytest.mark.parametrize(
     ("library", "name"), [("jemalloc", "jemalloc"), (None, "glibc"), ("tcmalloc_minimal", "unknown")]
 )
-def test_the_allocator_that_serves_malloc_is_recognised(child_cgroup, library: str | None, name: str) -> None:
+def test_the_allocator_behind_malloc_is_recognised(child_cgroup: MakeCgroup, library: str | None, name: str) -> None:
     program = """
         import json
         from resource_monitor import MemoryMonitor
@@ -26,7 +26,7 @@ def test_the_allocator_that_serves_malloc_is_recognised(child_cgroup, library: s
     assert (tells, relieves) == (name == "jemalloc", name != "unknown")
 
 
-def test_jemallocs_dirty_pages_are_available_and_given_back(child_cgroup) -> None:
+def test_jemallocs_dirty_pages_are_available_and_given_back(child_cgroup: MakeCgroup) -> None:
     """Blocks of exactly one size class, 80 KiB: of a smaller one jemalloc would count pages that were never touched."""
     program = """
         import json
@@ -48,7 +48,7 @@ def test_jemallocs_dirty_pages_are_available_and_given_back(child_cgroup) -> Non
     assert os_after - os_available > dirty - 2 * MIB
 
 
-def test_jemallocs_statistics_are_those_of_this_moment(child_cgroup) -> None:
+def test_jemallocs_statistics_are_those_of_this_moment(child_cgroup: MakeCgroup) -> None:
     program = """
         import json
         from dataclasses import asdict
@@ -65,7 +65,7 @@ def test_jemallocs_statistics_are_those_of_this_moment(child_cgroup) -> None:
 
 
 @pytest.mark.parametrize("library", ["jemalloc", None])
-def test_relief_comes_before_refusal(child_cgroup, library: str | None) -> None:
+def test_relief_comes_before_refusal(child_cgroup: MakeCgroup, library: str | None) -> None:
     """Blocks of 1000 bytes come from malloc's heap, and the last one pins its end: nothing goes back by itself."""
     program = """
         import json

@@ -3,7 +3,7 @@
 import subprocess
 
 from machine import MIB
-from programs import run_python, start_python
+from programs import MakeCgroup, run_python, start_python
 
 # Answers each line with the headroom, once the kept reading has aged by more than the longest interval.
 FOLLOWER = """
@@ -23,7 +23,7 @@ def ask(process: subprocess.Popen[str]) -> int:
     return int(process.stdout.readline())
 
 
-def test_a_limit_raised_or_lowered_is_followed(child_cgroup) -> None:
+def test_a_limit_raised_or_lowered_is_followed(child_cgroup: MakeCgroup) -> None:
     cgroup = child_cgroup(128 * MIB)
     with start_python(cgroup, FOLLOWER) as follower:
         try:
@@ -37,7 +37,7 @@ def test_a_limit_raised_or_lowered_is_followed(child_cgroup) -> None:
             follower.kill()
 
 
-def test_a_process_moved_to_another_cgroup_reads_that_one_though_the_old_one_is_gone(child_cgroup) -> None:
+def test_a_process_moved_to_another_cgroup_reads_that_one_though_the_old_one_is_gone(child_cgroup: MakeCgroup) -> None:
     old, new = child_cgroup(128 * MIB, label="old"), child_cgroup(512 * MIB, label="new")
     with start_python(old, FOLLOWER) as follower:
         try:
@@ -49,7 +49,7 @@ def test_a_process_moved_to_another_cgroup_reads_that_one_though_the_old_one_is_
             follower.kill()
 
 
-def test_a_forked_child_reads_its_own_figures(child_cgroup) -> None:
+def test_a_forked_child_reads_its_own_figures(child_cgroup: MakeCgroup) -> None:
     """Of the limit declared on resident memory, and of the cgroup that it was moved to."""
     parent, other = child_cgroup(256 * MIB, label="parent"), child_cgroup(128 * MIB, label="other")
     program = """

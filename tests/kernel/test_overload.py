@@ -2,7 +2,7 @@
 
 import pytest
 from machine import MIB
-from programs import EXAMPLES, burst, preloaded, serve, uvicorn
+from programs import EXAMPLES, MakeCgroup, burst, preloaded, serve, uvicorn
 
 # A hundred requests of 8 MB at once are 800 MB. All hold what they took until the last one has come, however slow the
 # machine is.
@@ -11,7 +11,7 @@ PATH = "/work?mb=8&hold=3"
 
 
 @pytest.mark.parametrize("library", ["jemalloc", None])
-def test_a_wrapped_app_survives_a_burst(child_cgroup, library: str | None) -> None:
+def test_a_wrapped_app_survives_a_burst(child_cgroup: MakeCgroup, library: str | None) -> None:
     cgroup = child_cgroup(256 * MIB)
     env = preloaded(library) if library else None
     with serve(cgroup, *uvicorn("app:app"), cwd=EXAMPLES, env=env) as server:
@@ -24,7 +24,7 @@ def test_a_wrapped_app_survives_a_burst(child_cgroup, library: str | None) -> No
         assert burst(server.port, PATH, 1) == {200: 1}, "after the burst there is room again"
 
 
-def test_the_same_app_without_it_is_killed(child_cgroup) -> None:
+def test_the_same_app_without_it_is_killed(child_cgroup: MakeCgroup) -> None:
     cgroup = child_cgroup(256 * MIB)
     with serve(cgroup, *uvicorn("app:unprotected"), cwd=EXAMPLES) as server:
         answers = burst(server.port, PATH, REQUESTS)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from child_cgroup import ChildCgroup
 from machine import MIB
-from programs import preloaded, run_python, start_python
+from programs import MakeCgroup, preloaded, run_python, start_python
 
 FILE_SIZE = 96 * MIB
 # Where these hold a file, reading it charges page cache. tmpfs charges shmem, and 9p may cache nothing at all.
@@ -61,7 +62,7 @@ def shared_memory_file() -> Iterator[Path]:
     path.unlink(missing_ok=True)
 
 
-def test_a_container_full_of_page_cache_sheds_nothing(child_cgroup, uncached_file: Path) -> None:
+def test_a_container_full_of_page_cache_sheds_nothing(child_cgroup: MakeCgroup, uncached_file: Path) -> None:
     program = """
         import json, sys
         from resource_monitor import default_monitor
@@ -83,7 +84,7 @@ def test_a_container_full_of_page_cache_sheds_nothing(child_cgroup, uncached_fil
     assert (admitted, shed) == (2 * FILE_SIZE // MIB, 0)
 
 
-def test_a_container_full_of_shared_memory_sheds(child_cgroup, shared_memory_file: Path) -> None:
+def test_a_container_full_of_shared_memory_sheds(child_cgroup: MakeCgroup, shared_memory_file: Path) -> None:
     program = """
         import json, os, sys
         from resource_monitor.middleware.gate import Gate
@@ -102,7 +103,7 @@ def test_a_container_full_of_shared_memory_sheds(child_cgroup, shared_memory_fil
     assert afterwards is True
 
 
-def test_refuses_when_a_sibling_ate_the_parents_memory(child_cgroup) -> None:
+def test_refuses_when_a_sibling_ate_the_parents_memory(child_cgroup: MakeCgroup) -> None:
     parent = child_cgroup(200 * MIB, label="parent")
     roomy = child_cgroup(150 * MIB, label="roomy", parent=parent)
     sibling = child_cgroup(190 * MIB, label="sibling", parent=parent)
@@ -131,11 +132,11 @@ def test_refuses_when_a_sibling_ate_the_parents_memory(child_cgroup) -> None:
     assert (admitted, where) == (False, str(where_of(parent)))
 
 
-def where_of(cgroup) -> Path:
+def where_of(cgroup: ChildCgroup) -> Path:
     return cgroup.path / ("memory.max" if cgroup.version == 2 else "memory.limit_in_bytes")
 
 
-def test_every_nested_level_is_seen(child_cgroup) -> None:
+def test_every_nested_level_is_seen(child_cgroup: MakeCgroup) -> None:
     outer = child_cgroup(300 * MIB, label="outer")
     middle = child_cgroup(200 * MIB, label="middle", parent=outer)
     inner = child_cgroup(100 * MIB, label="inner", parent=middle)
@@ -153,7 +154,7 @@ def test_every_nested_level_is_seen(child_cgroup) -> None:
 
 
 @pytest.mark.parametrize("library", ["jemalloc", None])
-def test_nine_tenths_of_what_is_available_can_be_allocated(child_cgroup, library: str | None) -> None:
+def test_nine_tenths_of_what_is_available_can_be_allocated(child_cgroup: MakeCgroup, library: str | None) -> None:
     program = """
         import json
         from resource_monitor import Resource

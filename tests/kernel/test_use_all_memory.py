@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from child_cgroup import ChildCgroup
 from machine import MIB
-from programs import EXAMPLES, TIMEOUT, environment, preloaded
+from programs import EXAMPLES, TIMEOUT, MakeCgroup, environment, preloaded
 
 
 def huge_pages_everywhere() -> bool:
@@ -16,7 +16,7 @@ def huge_pages_everywhere() -> bool:
 
 
 @pytest.mark.parametrize("library", ["jemalloc", None])
-def test_available_falls_and_comes_back(child_cgroup, library: str | None) -> None:
+def test_available_falls_and_comes_back(child_cgroup: MakeCgroup, library: str | None) -> None:
     cgroup: ChildCgroup = child_cgroup(128 * MIB)
     env = environment(preloaded(library) if library else None)
     done = cgroup.run([sys.executable, EXAMPLES / "use_all_memory.py"], env=env, timeout=TIMEOUT)
