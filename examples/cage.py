@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -72,10 +73,9 @@ class Cage:
         self._log.close()
 
     def _spawn(self) -> subprocess.Popen[str]:
-        start = self.cgroup.spawn if self.cgroup else subprocess.Popen
+        start = self.cgroup.spawn if self.cgroup else partial(subprocess.Popen[str], text=True)
         # In a session of its own, so that Ctrl-C ends the demo and the demo ends the server.
-        options = {"env": self._environment, "stdout": self._log, "stderr": self._log, "start_new_session": True}
-        return start(self._argv, **options)  # type: ignore[operator,no-any-return]
+        return start(self._argv, env=self._environment, stdout=self._log, stderr=self._log, start_new_session=True)
 
     def _keep_running(self) -> None:
         for _ in range(_MOST_STARTS):

@@ -40,8 +40,8 @@ def chart(records: Sequence[Record]) -> str:
     seconds = max(record.seconds for record in records)
     bar = _bar_seconds(seconds)
     bars = [_rates(record, bar) for record in records]
-    most_memory = _round_up(max((_full(record) for record in records), default=0) or _MIB, _MIB)
-    most_rate = _round_up(max((sum(rates.values()) for panel in bars for rates in panel), default=1), 1)
+    most_memory = max(_full(record) for record in records) or _MIB
+    most_rate = _round_up(max(sum(rates.values()) for panel in bars for rates in panel))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{escape(_summary(records), quote=True)}">',
@@ -86,17 +86,7 @@ def _panel(
         '<tspan class="failed">■</tspan> failed <tspan class="kills">│</tspan> killed</text>'
     )
     yield from _axis(x, bottom + _BETWEEN, _REQUESTS, most_rate, 1)
-    wide = bar * _PANEL / seconds
-    for outcome in Outcome:
-        shapes = []
-        for number, panel in enumerate(rates):
-            below = sum(panel[lower] for lower in list(Outcome)[: list(Outcome).index(outcome)])
-            tall = panel[outcome] * _REQUESTS / most_rate
-            if tall:
-                top = floor - (below + panel[outcome]) * _REQUESTS / most_rate
-                shapes.append(f"M{x + number * wide:.1f} {top:.1f}h{wide - 1:.1f}v{tall:.1f}h{1 - wide:.1f}z")
-        if shapes:
-            yield f'<path class="{outcome}" d="{"".join(shapes)}"/>'
+    yield from _bars(rates, x, floor, bar * _PANEL / seconds, _REQUESTS / most_rate)
     for second in range(0, math.floor(seconds) + 1, max(1, math.ceil(seconds / 8))):
         yield (
             f'<text class="dim middle" x="{x + second * _PANEL / seconds:.1f}" y="{floor + 16}">{second}'
@@ -108,7 +98,7 @@ def _axis(x: int, top: int, tall: int, most: float, unit: int) -> Iterable[str]:
     for share in (0, 0.5, 1):
         y = top + tall * (1 - share)
         yield f'<path class="grid" d="M{x} {y:.1f}h{_PANEL}"/>'
-        yield f'<text class="dim end" x="{x - 6}" y="{y + 4:.1f}">{most * share / unit:g}</text>'
+        yield f'<text class="dim end" x="{x - 6}" y="{y + 4:.1f}">{most * share / unit:.4g}</text>'
 
 
 def _memory(record: Record, x: int, bottom: int, per_second: float, per_byte: float) -> Iterable[str]:
@@ -122,17 +112,32 @@ def _memory(record: Record, x: int, bottom: int, per_second: float, per_byte: fl
         yield f'<polyline class="line" points="{line}"/>'
 
 
+def _bars(rates: list[dict[Outcome, float]], x: int, floor: int, wide: float, per_rate: float) -> Iterable[str]:
+    """The outcomes stacked in their order, all bars of one outcome in one path."""
+    tops = [float(floor)] * len(rates)
+    for outcome in Outcome:
+        shapes = []
+        for number, stretch in enumerate(rates):
+            if tall := stretch[outcome] * per_rate:
+                tops[number] -= tall
+                shapes.append(f"M{x + number * wide:.1f} {tops[number]:.1f}h{wide - 1:.1f}v{tall:.1f}h{1 - wide:.1f}z")
+        if shapes:
+            yield f'<path class="{outcome}" d="{"".join(shapes)}"/>'
+
+
 def _rates(record: Record, bar: float) -> list[dict[Outcome, float]]:
     """Requests a second that ended in each stretch of ``bar`` seconds while requests arrived."""
     stretches = [dict.fromkeys(Outcome, 0.0) for _ in range(math.ceil(record.seconds / bar))]
     for request in record.finished:
         if request.at < record.seconds:
-            stretches[int(request.at / bar)][request.outcome] += 1 / bar
+            stretches[min(int(request.at / bar), len(stretches) - 1)][request.outcome] += 1 / bar
     return stretches
 
 
 def _bar_seconds(seconds: float) -> float:
-    return next((bar for bar in (0.25, 0.5, 1, 2, 5, 10) if seconds / bar <= _BARS), seconds / _BARS)
+    """How much time one bar stands for: a round figure as far as it divides the whole."""
+    about = next((bar for bar in (0.25, 0.5, 1, 2, 5, 10) if seconds / bar <= _BARS), seconds / _BARS)
+    return seconds / math.ceil(seconds / about)
 
 
 def _full(record: Record) -> int:
@@ -140,13 +145,10 @@ def _full(record: Record) -> int:
     return max((sample.limit or sample.available for sample in record.samples), default=0)
 
 
-def _round_up(value: float, unit: int) -> float:
-    """The next number of which half is round too."""
-    value /= unit
-    step = 10 ** math.floor(math.log10(max(value, 1)))
-    return unit * next(
-        step * factor for factor in (1, 1.5, 2, 2.56, 3, 4, 5, 6, 8, 10) if value <= step * factor * 1.0001
-    )
+def _round_up(rate: float) -> float:
+    """The next number, of those that make a readable axis together with their half."""
+    magnitude = 10.0 ** math.floor(math.log10(max(rate, 1.0)))
+    return next(factor * magnitude for factor in (1, 2, 3, 4, 6, 8, 10) if rate <= factor * magnitude)
 
 
 def _summary(records: Sequence[Record]) -> str:

@@ -31,6 +31,9 @@ class ChildCgroup:
     Use as a context manager: leaving it kills what still runs inside and removes it.
     """
 
+    path: Path
+    version: int
+
     def __init__(self, limit: int | None, *, label: str = "test", parent: ChildCgroup | None = None) -> None:
         home, self.version = (parent.path, parent.version) if parent else find_home()
         if parent and parent.version == 2:

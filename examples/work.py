@@ -36,7 +36,7 @@ class Job:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Job:
-        """Raises :class:`BadQuery` for what is no number, out of bounds, or no mode."""
+        """Raises :class:`BadQuery` for what is no number, a number out of bounds, or no mode."""
         mode = query.get("mode", MODES[0])
         if mode not in MODES:
             raise BadQuery(f"mode={mode!r} is unknown; give one of {', '.join(MODES)}.")
@@ -75,5 +75,7 @@ def _number(query: Mapping[str, str], name: str) -> float:
     except ValueError:
         value = math.nan
     if not 0 <= value <= _MOST[name]:  # also false for nan
-        raise BadQuery(f"{name}={text!r} is out of bounds; give a number from 0 to {_MOST[name]:g}.")
+        raise BadQuery(
+            f"{name}={text!r} is no number from 0 to {_MOST[name]:g}; give one, such as {_DEFAULTS[name]:g}."
+        )
     return value

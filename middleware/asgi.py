@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Unpack
 
 from resource_monitor.middleware.gate import Gate, Statistics
+from resource_monitor.middleware.losses import let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
 
 Scope = MutableMapping[str, Any]
@@ -19,10 +21,12 @@ _TRY_AGAIN_LATER = 1013
 
 
 class MemoryBackpressureMiddleware:
-    """Answers 503 before ``app`` runs while there is no memory for one more request.
+    """Answers 503 before ``app`` runs while there is no memory for one more request, and in place of its answer when
+    it ran out of memory before the response started.
 
     The keyword options are those of :class:`~resource_monitor.middleware.options.Options`. Raises
-    :class:`~resource_monitor.ConfigurationError` for a value that cannot be meant.
+    :class:`~resource_monitor.ConfigurationError` for a value that cannot be meant, and
+    :class:`~resource_monitor.GuardError` when the allocation guard was asked for and cannot be installed.
     """
 
     def __init__(self, app: ASGIApp, **options: Unpack[Options]) -> None:
@@ -32,17 +36,40 @@ class MemoryBackpressureMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
-        elif self._gate.enter(scope["path"], scope.get("root_path", "")):
+        elif not self._gate.enter(scope["path"], scope.get("root_path", "")):
+            await self._refuse(scope, send)
+        elif not self._gate.guarded:
             try:
                 await self.app(scope, receive, send)
             finally:
                 self._gate.leave()
-        else:
+        elif await self._lost(scope, receive, send):
             await self._refuse(scope, send)
 
     def statistics(self) -> Statistics:
         """What this middleware did so far."""
         return self._gate.statistics()
+
+    async def _lost(self, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Run the app; whether it ran out of memory and has not answered."""
+        response = _Response(send)
+        try:
+            await self.app(scope, receive, response.send)
+            lost = response.withheld
+        except BaseException as error:
+            if not lost_to_memory(error):
+                raise
+            # the next admission must find the memory free
+            let_go(error)
+            self._gate.lost()
+            if response.started:
+                raise
+            return True
+        finally:
+            self._gate.leave()
+        if lost:
+            self._gate.lost()
+        return lost
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         refusal = self._gate.refusal
@@ -54,3 +81,29 @@ class MemoryBackpressureMiddleware:
             await send({"type": "websocket.http.response.body", "body": refusal.body})
         else:
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+
+
+class _Response:
+    """The app's ``send``: knows whether the response started, and withholds a framework's 500 for a ``MemoryError``.
+
+    Frameworks send their error page while they handle the error (Starlette's ``ServerErrorMiddleware`` does), so that
+    the error is the one being handled when the message comes.
+    """
+
+    __slots__ = ("_send", "started", "withheld")
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.started = False
+        self.withheld = False
+
+    async def send(self, message: Message) -> None:
+        if not self.started and not self.withheld and message.get("status") == 500:
+            error = sys.exception()
+            if lost_to_memory(error):
+                assert error is not None
+                let_go(error)
+                self.withheld = True
+        if not self.withheld:
+            self.started = True
+            await self._send(message)

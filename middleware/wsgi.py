@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Unpack
 
+from resource_monitor.guard import thread_refusals
 from resource_monitor.middleware.gate import Gate, Statistics
+from resource_monitor.middleware.losses import let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
 
 Environ = dict[str, Any]
@@ -20,67 +23,56 @@ _DRAIN_PIECE = 1 << 16
 
 
 class WSGIMemoryBackpressureMiddleware:
-    """Answers 503 before ``app`` runs while there is no memory for one more request.
+    """Answers 503 before ``app`` runs while there is no memory for one more request, and in place of its answer when
+    it ran out of memory before the response started.
 
     The keyword options are those of :class:`~resource_monitor.middleware.options.Options`. Raises
-    :class:`~resource_monitor.ConfigurationError` for a value that cannot be meant.
+    :class:`~resource_monitor.ConfigurationError` for a value that cannot be meant, and
+    :class:`~resource_monitor.GuardError` when the allocation guard was asked for and cannot be installed.
     """
 
     def __init__(self, app: WSGIApp, **options: Unpack[Options]) -> None:
         self.app = app
-        self._gate = Gate(**options)
+        self.gate = Gate(**options)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        gate = self._gate
-        if not gate.enter(environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", "")):
-            return self._refuse(environ, start_response)
+        if not self.gate.enter(environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", "")):
+            _drain(environ)
+            return _refuse(self.gate, environ, start_response)
+        response = _Response(self.gate, environ, start_response)
         try:
-            response = self.app(environ, start_response)
+            response.begin(self.app)
         except BaseException:
-            gate.leave()
+            self.gate.leave()
             raise
-        return _Released(response, gate.leave)
+        return response
 
     def statistics(self) -> Statistics:
         """What this middleware did so far."""
-        return self._gate.statistics()
-
-    def _refuse(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        _drain(environ)
-        refusal = self._gate.refusal
-        start_response(refusal.wsgi_status, refusal.wsgi_headers())
-        return [] if environ.get("REQUEST_METHOD") == "HEAD" else [refusal.body]
+        return self.gate.statistics()
 
 
-class _Released:
-    """The app's response; lets go of the request when the server closes it, once however often that is."""
+class _Response:
+    """The app's response; lets go of the request when the server closes it, once however often that is.
 
-    def __init__(self, response: Iterable[bytes], leave: Callable[[], None]) -> None:
-        self._response = response
-        self._leave: Callable[[], None] | None = leave
+    While nothing was handed to the server yet, a ``MemoryError`` and a 500 that followed a refused allocation on this
+    thread become the 503.
+    """
+
+    def __init__(self, gate: Gate, environ: Environ, start_response: StartResponse) -> None:
+        self._gate: Gate | None = gate
+        self._refuse: Callable[..., Iterable[bytes]] = lambda *exc_info: self._replace(
+            gate, environ, start_response, *exc_info
+        )
+        self._start_response = start_response
+        self._refusals = thread_refusals()
+        self._guarded = gate.guarded
+        self._response: Iterable[bytes] = ()
+        self._withheld = False
+        self._started = False
+
+    def begin(self, app: WSGIApp) -> None:
+        """Call ``app``."""
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._response)
-
-    def close(self) -> None:
-        leave, self._leave = self._leave, None
-        try:
-            close = getattr(self._response, "close", None)
-            if close is not None and leave is not None:
-                close()
-        finally:
-            if leave is not None:
-                leave()
-
-
-def _drain(environ: Environ) -> None:
-    """Read what the client announced or still sends, within bounds; a client that stopped is not waited for."""
-    body = environ.get("wsgi.input")
-    if body is None:
-        return
-    chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
-    announced = environ.get("CONTENT_LENGTH") or ""
-    left = _DRAIN_LIMIT if chunked else min(_DRAIN_LIMIT, int(announced) if announced.isdecimal() else 0)
-    with suppress(OSError):
-        while left > 0 and (piece := body.read(min(left, _DRAIN_PIECE))):
-            left -= len(piece)

@@ -10,6 +10,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/auxv.h>
 #include <unistd.h>
 
 #include "probe.h"
@@ -125,11 +126,25 @@ static bool detect_glibc(void)
     return true;
 }
 
+/* The object that serves malloc. A position-dependent executable that takes malloc's address (Debian's python3 does)
+ * gives it an entry of its own PLT for all the process (System V ABI, "Function Addresses"), so that malloc seems to live
+ * in the executable. malloc_usable_size comes with every malloc, and no interpreter takes its address. */
+static bool find_malloc(Dl_info *info)
+{
+    Dl_info program;
+    void *symbol = dlsym(RTLD_DEFAULT, "malloc");
+    if (!symbol || !dladdr(symbol, info))
+        return false;
+    if (!dladdr((void *)getauxval(AT_ENTRY), &program) || program.dli_fbase != info->dli_fbase)
+        return true;
+    symbol = dlsym(RTLD_DEFAULT, "malloc_usable_size");
+    return !symbol || dladdr(symbol, info);
+}
+
 static void detect(void)
 {
     Dl_info info;
-    void *symbol = dlsym(RTLD_DEFAULT, "malloc");
-    if (!symbol || !dladdr(symbol, &info))
+    if (!find_malloc(&info))
         return;
     heap.base = info.dli_fbase;
     strncpy(heap.object, info.dli_fname ? info.dli_fname : "", sizeof heap.object - 1);

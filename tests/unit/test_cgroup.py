@@ -169,12 +169,14 @@ def test_a_bind_mount_of_our_own_cgroup_is_its_own_root(machine: Machine) -> Non
     assert levels(machine) == ("/sys/fs/cgroup/memory",)
 
 
-def test_of_several_mounts_the_closest_one_counts(machine: Machine) -> None:
-    machine.process(
-        "0::/a/b\n",
-        "1 0 0:1 / /far rw - cgroup2 none rw\n2 0 0:1 /a /near rw - cgroup2 none rw\n"
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_several_mounts_the_closest_one_counts(machine: Machine, order: int) -> None:
+    mounts = [
+        "1 0 0:1 / /far rw - cgroup2 none rw\n",
+        "2 0 0:1 /a /near rw - cgroup2 none rw\n",
         "3 0 0:1 /a/bb /other rw - cgroup2 none rw\n",
-    )
+    ]
+    machine.process("0::/a/b\n", "".join(mounts[::order]))
     for directory in ("/far/a/b", "/near/b", "/other"):
         machine.v2_level(directory, usage=1)
     assert levels(machine)[0] == "/near/b"
@@ -242,6 +244,15 @@ def test_names_with_spaces_and_colons_are_found(machine: Machine) -> None:
     machine.process("0::/my svc:1\n", "1 0 0:1 / /cg\\040roup rw - cgroup2 none rw\n")
     machine.v2_level("/cg roup/my svc:1", usage=1)
     assert levels(machine) == ("/cg roup/my svc:1",)
+
+
+@pytest.mark.parametrize("name", ["car\rriage", "by\udcffte", "next\x85line"])
+def test_names_that_are_no_plain_text_are_found(machine: Machine, name: str) -> None:
+    """A name is any bytes but NUL, newline and slash; \\udcff stands for the byte 255, as everywhere in Python."""
+    machine.path(f"/{name}/{name}").mkdir(parents=True)
+    for file, text in (("cgroup", f"4:memory:/{name}\n"), ("mountinfo", f"1 0 0:1 / /{name} rw - cgroup x memory\n")):
+        machine.path(f"/proc/self/{file}").write_bytes(os.fsencode(text))
+    assert levels(machine) == (f"/{name}/{name}", f"/{name}")
 
 
 def test_a_mountinfo_line_longer_than_64_kib_is_read_whole(machine: Machine) -> None:

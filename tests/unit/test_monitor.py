@@ -1,12 +1,22 @@
 import logging
 import os
+import signal
 import threading
+from collections.abc import Callable
 
 import pytest
 from machine import GIB, MIB, Clock, Machine
 
 from resource_monitor.errors import ConfigurationError, ProbeError
-from resource_monitor.monitor import UNBOUNDED, MemoryMonitor, Reading, default_monitor, describe
+from resource_monitor.limits import LimitReader
+from resource_monitor.monitor import (
+    UNBOUNDED,
+    MemoryMonitor,
+    Reading,
+    _after_fork_in_child,
+    default_monitor,
+    describe,
+)
 
 LONGEST, SHORTEST, FULL_INTERVAL, RETRY = 0.05, 0.0002, 0.1, 0.05
 CURRENT, STAT = "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"
@@ -68,17 +78,13 @@ def test_between_full_readings_usage_alone_is_read(monitor: MemoryMonitor, machi
     assert monitor.headroom() == (512 - 105) * MIB
 
 
+@pytest.mark.parametrize(("moved", "full"), [(10 * MIB, False), (10 * MIB + 1, True), (-10 * MIB - 1, True)])
 def test_usage_that_moves_by_more_than_a_quarter_of_the_reclaimable_part_makes_the_reading_full(
-    monitor: MemoryMonitor, machine: Machine, clock: Clock
+    monitor: MemoryMonitor, machine: Machine, clock: Clock, moved: int, full: bool
 ) -> None:
-    machine.container(usage=110 * MIB, inactive_file=20 * MIB)
+    machine.container(usage=100 * MIB + moved, inactive_file=20 * MIB)
     clock.pass_(LONGEST)
-    assert monitor.headroom() == (256 - 110 + 40) * MIB  # 10 is a quarter of 40, not more
-    machine.write(CURRENT, str(110 * MIB + 4096))
-    monitor.limits()
-    machine.container(usage=100 * MIB, inactive_file=0)
-    clock.pass_(LONGEST / 2)
-    assert monitor.headroom() == 156 * MIB
+    assert monitor.headroom() == (256 - 100 + (20 if full else 40)) * MIB - moved
 
 
 def test_movements_below_a_mebibyte_make_no_reading_full(machine: Machine, clock: Clock) -> None:
@@ -345,6 +351,7 @@ def test_after_a_fork_the_child_reads_its_own_memory() -> None:
     with monitor._lock:  # held by another thread at the moment of the fork
         child = os.fork()
         if child == 0:
+            signal.alarm(60)  # a child that waits for a lock must not outlive the test
             del ballast
             grown = bytearray(b"y") * (256 * MIB)
             declared = next(limit for limit in monitor.limits() if limit.kind == "declared limit")
@@ -358,6 +365,31 @@ def test_after_a_fork_the_child_reads_its_own_memory() -> None:
     assert used > parent.used + 128 * MIB
     assert headroom < parent.headroom - 128 * MIB
     assert monitor.read().used == pytest.approx(parent.used, abs=32 * MIB)
+
+
+@pytest.mark.parametrize("ask", [MemoryMonitor.headroom, lambda monitor: monitor.read().headroom])
+def test_files_that_another_process_opened_are_opened_anew(
+    monitor: MemoryMonitor,
+    machine: Machine,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    ask: Callable[[MemoryMonitor], int],
+) -> None:
+    with monkeypatch.context() as parent:
+        parent.setattr(os, "getpid", os.getppid)
+        monitor._reader = LimitReader(root=str(machine))
+    machine.container(usage=50 * MIB)
+    clock.pass_(LONGEST)
+    assert ask(monitor) == 206 * MIB
+
+
+def test_a_fork_makes_every_reading_stale_and_every_lock_free(monitor: MemoryMonitor, machine: Machine) -> None:
+    """What the child does first, done here: whoever held the lock in the parent is not there to release it."""
+    monitor._lock.acquire()
+    _after_fork_in_child()
+    assert not monitor._lock.locked()
+    machine.write(CURRENT, str(101 * MIB))
+    assert monitor.headroom() == 195 * MIB
 
 
 def test_everything_in_a_process_shares_one_monitor() -> None:

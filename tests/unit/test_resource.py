@@ -60,7 +60,7 @@ def test_an_allocator_has_use_and_spare_but_no_limit() -> None:
     block = bytearray(8 * MIB)
     assert Resource.ALLOCATOR_MEMORY.used() >= len(block)
     assert Resource.ALLOCATOR_MEMORY.available() >= 0
-    with pytest.raises(NotApplicable, match="no limit of its own; ask Resource.OS_MEMORY"):
+    with pytest.raises(NotApplicable, match=r"no limit of its own; ask Resource\.OS_MEMORY"):
         Resource.ALLOCATOR_MEMORY.limit()
 
 

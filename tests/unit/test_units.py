@@ -48,6 +48,7 @@ def test_refuses_a_negative_number() -> None:
 def test_a_size_is_the_same_amount_of_every_limit() -> None:
     assert parse_amount("64MiB") == Amount(None, 64 << 20, 64 << 20)
     assert parse_amount("64MiB").of(10) == 64 << 20
+    assert parse_amount(64 << 20) == parse_amount("64MiB")
 
 
 def test_a_percentage_is_a_share_of_the_limit() -> None:

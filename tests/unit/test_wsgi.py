@@ -310,7 +310,7 @@ def test_conforms_to_pep_3333(service: Service, full: bool, method: str) -> None
         "wsgi.run_once": False,
     }
     started = Started()
-    response = checked(given, started)  # type: ignore[arg-type]
+    response = checked(given, started)
     list(response)
     close(response)
     assert started.calls[0][0].startswith("503" if full else "200")

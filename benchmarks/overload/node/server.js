@@ -76,9 +76,10 @@ async function upload (request) {
 }
 
 // As its README advises, thresholds below what the process may use: resident memory short of the limit by the same 24 MB
-// that the simple checks of ../strategies.py keep, and three quarters of that for V8's heap.
+// that the simple checks of ../strategies.py keep, and three quarters of that for V8's heap. No maxEventLoopDelay: sampled
+// every 10 ms, the resolution of its histogram, that is often empty, which under-pressure 9.2 takes for an infinite delay, and
+// it would refuse nearly every request of an idle server (measured: 296 of 300 sequential ones; 0 of 300 without).
 fastify.register(require('@fastify/under-pressure'), {
-  maxEventLoopDelay: 1000,
   maxRssBytes: limit - 24e6,
   maxHeapUsedBytes: Math.round((limit - 24e6) * 0.75),
   sampleInterval: 10

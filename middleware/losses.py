@@ -1,0 +1,30 @@
+"""Requests that were lost to memory: recognising them, and letting go of what they held."""
+
+from __future__ import annotations
+
+import traceback
+
+
+def lost_to_memory(error: BaseException | None) -> bool:
+    """Whether ``error`` is a ``MemoryError``, was raised from one, or is a group of nothing else."""
+    if error is None:
+        return False
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(lost_to_memory, error.exceptions))
+    return isinstance(error, MemoryError) or lost_to_memory(error.__cause__)
+
+
+def let_go(error: BaseException) -> None:
+    """Free what the frames of ``error`` hold, and of the errors behind it, without waiting for the garbage collector."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        current = waiting.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        waiting += (current.__cause__, current.__context__)
+        if isinstance(current, BaseExceptionGroup):
+            waiting += current.exceptions
+        traceback.clear_frames(current.__traceback__)
+        current.__traceback__ = None
