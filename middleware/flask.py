@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from resource_monitor.errors import ConfigurationError
-from resource_monitor.middleware.gate import Statistics
+from resource_monitor.middleware.gate import Gate, Statistics
+from resource_monitor.middleware.losses import let_go
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.wsgi import WSGIMemoryBackpressureMiddleware
 
 if TYPE_CHECKING:
     from flask import Flask
+    from flask.wrappers import Response
 
 _NAME = "memory_backpressure"
 
@@ -34,9 +36,18 @@ class MemoryBackpressure:
         middleware = WSGIMemoryBackpressureMiddleware(app.wsgi_app, **self._options)
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[_NAME] = middleware
+        # else Flask would answer 500 and log a traceback; a handler that the user registers for it goes before
+        app.register_error_handler(MemoryError, lambda error: _refuse(app, middleware.gate, error))
 
     @staticmethod
     def statistics(app: Flask) -> Statistics:
         """What the middleware around ``app`` did so far."""
         middleware: WSGIMemoryBackpressureMiddleware = app.extensions[_NAME]
         return middleware.statistics()
+
+
+def _refuse(app: Flask, gate: Gate, error: Exception) -> Response:
+    let_go(error)
+    gate.lost()
+    refusal = gate.refusal
+    return app.response_class(refusal.body, status=refusal.wsgi_status, headers=refusal.wsgi_headers())

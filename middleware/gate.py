@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from resource_monitor.admission import Admission, Pressure
 from resource_monitor.errors import ConfigurationError, ProbeError
+from resource_monitor.guard import ensure_installed, unsupported
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
 from resource_monitor.middleware.responses import Refusal
 from resource_monitor.monitor import MemoryMonitor, default_monitor
@@ -34,11 +35,15 @@ class OnProbeError(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What a middleware did since it was made: numbers of requests, and the present state."""
+    """What a middleware did since it was made: numbers of requests, and the present state.
+
+    ``shed`` were refused before they began, ``lost`` were admitted and then ran out of memory.
+    """
 
     in_flight: int
     admitted: int
     shed: int
+    lost: int
     exempt: int
     probe_errors: int
     pressure: Pressure
@@ -51,8 +56,9 @@ class Gate:
     Options are those of the adapters. ``min_available`` is the headroom below which nothing more is admitted: bytes, a
     size (``"64MiB"``), a share of the smallest limit (``"5%"``), or a share between bounds
     (``"clamp(16MiB, 5%, 512MiB)"``). ``also`` says how many descriptors or tasks must be left too. ``limit``
-    declares a limit where no cgroup sets one, and ``monitor`` replaces the process's shared one. Raises
-    :class:`ConfigurationError` for a value that cannot be meant.
+    declares a limit where no cgroup sets one, and ``monitor`` replaces the process's shared one. ``allocation_guard``
+    True installs the guard, False does not, ``None`` does where that is possible. Raises :class:`ConfigurationError`
+    for a value that cannot be meant, :class:`GuardError` when the guard was asked for and cannot be had.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Gate:
         exempt: Exempt = DEFAULT_EXEMPT,
         retry_after: int = 1,
         on_probe_error: OnProbeError | str = OnProbeError.ADMIT,
+        allocation_guard: bool | None = None,
         monitor: MemoryMonitor | None = None,
     ) -> None:
         try:
@@ -82,11 +89,15 @@ class Gate:
         self._admission = Admission(0)
         self._also = [_Count(resource, floor) for resource, floor in (also or {}).items()]
         self._lock = threading.Lock()
-        self._in_flight = self._admitted = self._shed = self._exempt = self._probe_errors = 0
+        self._in_flight = self._admitted = self._shed = self._lost = self._exempt = self._probe_errors = 0
         self._blind = False
         self._tightest = UNBOUNDED
         self._monitor = monitor
+        self._connected: MemoryMonitor | None = None
         self._limit = limit
+        self._guard = allocation_guard
+        self.guarded = False
+        """Whether a ``MemoryError`` may be the guard's doing."""
         self._start(min_available)
 
     def enter(self, path: str, mount: str = "") -> bool:
@@ -113,6 +124,11 @@ class Gate:
         with self._lock:
             self._in_flight -= 1
 
+    def lost(self) -> None:
+        """An admitted request ran out of memory; :meth:`leave` is owed all the same."""
+        with self._lock:
+            self._lost += 1
+
     def statistics(self) -> Statistics:
         """The counts of this moment."""
         with self._lock:
@@ -120,6 +136,7 @@ class Gate:
                 in_flight=self._in_flight,
                 admitted=self._admitted,
                 shed=self._shed,
+                lost=self._lost,
                 exempt=self._exempt,
                 probe_errors=self._probe_errors,
                 pressure=self._admission.pressure,
@@ -129,13 +146,12 @@ class Gate:
     def _start(self, min_available: int | str) -> None:
         """Find the limit and check the options against it; a probe that fails is the requests' business, not ours."""
         try:
-            if self._monitor is None:
-                self._monitor = default_monitor() if self._limit is None else MemoryMonitor(limit=self._limit)
-            limits = self._monitor.limits()
+            monitor = self._connect()
+            limits = monitor.limits()
         except ProbeError as error:
             self._undecided(error)
             return
-        tightest = self._monitor.tightest()
+        tightest = monitor.tightest()
         if tightest == UNBOUNDED:
             logger.warning(
                 "No memory limit was found, so every request will be admitted; run in a container with a memory limit "
@@ -148,30 +164,41 @@ class Gate:
                 "with a memory limit or declare one with RESOURCE_MONITOR_LIMIT.",
                 format_size(tightest),
             )
-        self._fit(tightest)
+        self._fit(monitor)
         if self._admission.floor >= tightest:
             raise ConfigurationError(
                 f"min_available={min_available!r} is not below the memory limit of {format_size(tightest)}, so every "
                 "request would be refused; give less, or a share such as '5%'."
             )
 
-    def _fit(self, tightest: int) -> None:
-        """Follow the limit, which may be changed while we run."""
-        self._tightest = tightest
-        self._admission.floor = 0 if tightest == UNBOUNDED else self._amount.of(tightest)
-        assert self._monitor is not None
-        self._monitor.watch(self._admission.floor)
-
-    def _decide(self) -> bool:
+    def _connect(self) -> MemoryMonitor:
+        """The monitor, made when first asked for, and with it the guard. Raises :class:`ProbeError`."""
         monitor = self._monitor
         if monitor is None:
-            monitor = self._monitor = default_monitor() if self._limit is None else MemoryMonitor(limit=self._limit)
+            monitor = default_monitor() if self._limit is None else MemoryMonitor(limit=self._limit)
+        if self._guard is None:
+            # a directory tree that stands in for another machine says nothing about this process
+            self._guard = monitor.root == "/" and unsupported() is None
+        if self._guard:
+            ensure_installed(monitor)
+            self.guarded = True
+        self._connected = monitor
+        return monitor
+
+    def _fit(self, monitor: MemoryMonitor) -> None:
+        """Follow the limit, which may be changed while we run."""
+        self._tightest = tightest = monitor.tightest()
+        self._admission.floor = 0 if tightest == UNBOUNDED else self._amount.of(tightest)
+        monitor.watch(self._admission.floor)
+
+    def _decide(self) -> bool:
+        monitor = self._connected or self._connect()
         headroom = monitor.headroom()
         if self._blind:
             self._blind = False
             logger.warning("Memory can be read again; requests are decided by it.")
         if monitor.tightest() != self._tightest:
-            self._fit(monitor.tightest())
+            self._fit(monitor)
         admission = self._admission
         if not (admission.admits(headroom) or admission.admits(headroom := monitor.relieve())):
             self._refused(f"{format_size(headroom)} of memory available, {format_size(admission.floor)}")

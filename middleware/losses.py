@@ -15,7 +15,7 @@ def lost_to_memory(error: BaseException | None) -> bool:
 
 
 def let_go(error: BaseException) -> None:
-    """Free what the frames of ``error`` hold, and of the errors behind it, without waiting for the garbage collector."""
+    """Free what the frames of ``error`` and of the errors behind it hold, without waiting for the garbage collector."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]
     while waiting:

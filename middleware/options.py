@@ -27,5 +27,8 @@ class Options(TypedDict, total=False):
     """Seconds; ``Retry-After`` takes a random whole number from this to twice this."""
     on_probe_error: OnProbeError | str
     """``"admit"`` (the default) or ``"refuse"`` requests while memory cannot be read."""
+    allocation_guard: bool | None
+    """True: refuse allocations that would cross the limit's floor, process-wide; False: do not; ``None`` (the default):
+    where the interpreter can be guarded."""
     monitor: MemoryMonitor | None
     """A monitor of one's own in place of the process's shared one."""

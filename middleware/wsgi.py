@@ -16,6 +16,9 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
+# PEP 3333 wants the error that a second start_response replaces an answer for; what it held is let go already.
+_REPLACING = (MemoryError, MemoryError(), None)
+
 # A client that still sends gets a reset in place of the answer when the server closes on unread data, so a refused body
 # is read up to this many bytes, in pieces, and dropped.
 _DRAIN_LIMIT = 1 << 20
@@ -36,14 +39,14 @@ class WSGIMemoryBackpressureMiddleware:
         self.gate = Gate(**options)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if not self.gate.enter(environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", "")):
-            _drain(environ)
-            return _refuse(self.gate, environ, start_response)
-        response = _Response(self.gate, environ, start_response)
+        gate = self.gate
+        if not gate.enter(environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", "")):
+            return _refuse(gate, environ, start_response)
+        response = _Response(gate, environ, start_response)
         try:
             response.begin(self.app)
         except BaseException:
-            self.gate.leave()
+            gate.leave()
             raise
         return response
 
@@ -55,24 +58,105 @@ class WSGIMemoryBackpressureMiddleware:
 class _Response:
     """The app's response; lets go of the request when the server closes it, once however often that is.
 
-    While nothing was handed to the server yet, a ``MemoryError`` and a 500 that followed a refused allocation on this
-    thread become the 503.
+    As long as the server was given nothing of the body, the refusal takes the place of a ``MemoryError``, and of a
+    framework's 500 for one: frameworks answer after they handled the error, so what tells is that an allocation was
+    refused on this thread since the request began.
     """
 
     def __init__(self, gate: Gate, environ: Environ, start_response: StartResponse) -> None:
-        self._gate: Gate | None = gate
-        self._refuse: Callable[..., Iterable[bytes]] = lambda *exc_info: self._replace(
-            gate, environ, start_response, *exc_info
-        )
+        self._gate = gate
+        self._environ = environ
         self._start_response = start_response
-        self._refusals = thread_refusals()
-        self._guarded = gate.guarded
-        self._response: Iterable[bytes] = ()
-        self._withheld = False
-        self._started = False
+        self._refusals = thread_refusals() if gate.guarded else 0
+        self._body: Iterable[bytes] = ()
+        self._closed = self._began = self._given = self._withheld = False
 
     def begin(self, app: WSGIApp) -> None:
         """Call ``app``."""
+        if not self._gate.guarded:
+            self._body = app(self._environ, self._start_response)
+            return
+        try:
+            self._body = app(self._environ, self._start)
+        except BaseException as error:
+            if not self._withhold(error):
+                raise
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._response)
+        return self._chunks() if self._gate.guarded else iter(self._body)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            close = getattr(self._body, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._gate.leave()
+
+    def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+        if status.startswith("500") and not self._given:
+            error = exc_info[1] if exc_info else sys.exception()
+            if lost_to_memory(error) or thread_refusals() != self._refusals:
+                self._note_loss(error)
+                return _discard
+        self._began = True
+        write: Callable[[bytes], object] = self._start_response(status, headers, *([exc_info] if exc_info else []))
+
+        def written(data: bytes) -> object:
+            self._given = True
+            return write(data)
+
+        return written
+
+    def _chunks(self) -> Iterator[bytes]:
+        try:
+            for chunk in self._body:
+                if self._withheld:
+                    break
+                self._given = self._given or bool(chunk)
+                yield chunk
+        except BaseException as error:
+            if not self._withhold(error):
+                raise
+        if self._withheld:
+            yield from _refuse(self._gate, self._environ, self._start_response, replacing=self._began)
+
+    def _withhold(self, error: BaseException) -> bool:
+        """Whether the refusal takes the place of what the app raised."""
+        if not lost_to_memory(error):
+            return False
+        self._note_loss(error)
+        return not self._given
+
+    def _note_loss(self, error: BaseException | None) -> None:
+        self._withheld = True
+        if error is not None:
+            let_go(error)
+        self._gate.lost()
+
+
+def _refuse(gate: Gate, environ: Environ, start_response: StartResponse, *, replacing: bool = False) -> Iterable[bytes]:
+    _drain(environ)
+    refusal = gate.refusal
+    start_response(refusal.wsgi_status, refusal.wsgi_headers(), *([_REPLACING] if replacing else []))
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [refusal.body]
+
+
+def _discard(data: bytes) -> None:
+    """The write() of an error page that nobody will see."""
+
+
+def _drain(environ: Environ) -> None:
+    """Read what the client announced or still sends, within bounds; a client that stopped is not waited for."""
+    body = environ.get("wsgi.input")
+    if body is None:
+        return
+    chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
+    announced = environ.get("CONTENT_LENGTH") or ""
+    left = _DRAIN_LIMIT if chunked else min(_DRAIN_LIMIT, int(announced) if announced.isdecimal() else 0)
+    with suppress(OSError):
+        while left > 0 and (piece := body.read(min(left, _DRAIN_PIECE))):
+            left -= len(piece)

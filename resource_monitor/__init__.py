@@ -7,27 +7,41 @@ from resource_monitor.allocator import (
     allocator_stats_enabled,
     print_allocator_stats,
 )
-from resource_monitor.errors import ConfigurationError, NotApplicable, ProbeError, ResourceMonitorError
+from resource_monitor.errors import (
+    ConfigurationError,
+    GuardError,
+    MemoryPressure,
+    NotApplicable,
+    ProbeError,
+    ResourceMonitorError,
+)
 from resource_monitor.explanation import Explanation, explain
+from resource_monitor.guard import AllocationGuard, GuardStatistics
 from resource_monitor.limits import Limit
 from resource_monitor.monitor import MemoryMonitor, Reading, default_monitor
+from resource_monitor.reservation import Reservation, reserve
 from resource_monitor.resource import Resource
 from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.sources import Consequence, Flag
 
 __all__ = [
     "UNBOUNDED",
+    "AllocationGuard",
     "Allocator",
     "AllocatorStatistics",
     "ConfigurationError",
     "Consequence",
     "Explanation",
     "Flag",
+    "GuardError",
+    "GuardStatistics",
     "Limit",
     "MemoryMonitor",
+    "MemoryPressure",
     "NotApplicable",
     "ProbeError",
     "Reading",
+    "Reservation",
     "Resource",
     "ResourceMonitorError",
     "__version__",
@@ -35,4 +49,5 @@ __all__ = [
     "default_monitor",
     "explain",
     "print_allocator_stats",
+    "reserve",
 ]

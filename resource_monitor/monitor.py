@@ -59,7 +59,7 @@ class MemoryMonitor(Sampler):
     ) -> None:
         self.allocator: Allocator = allocator()
         self._declared = _declared(limit)
-        self._root = root
+        self.root = root
         self._attention = 0
         self._full_free = 0
         self._relief_due = 0.0
@@ -113,7 +113,7 @@ class MemoryMonitor(Sampler):
 
     def open_limits(self) -> LimitReader:
         """A new reader of every memory limit. Raises :class:`ProbeError`."""
-        return memory_limits(declared=self._declared, root=self._root)
+        return memory_limits(declared=self._declared, root=self.root)
 
     def _steady(self) -> bool:
         # Where free memory is short the kernel may be reclaiming, and usage stands still while what is reclaimable
