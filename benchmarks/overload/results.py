@@ -127,22 +127,23 @@ def summarise(
     rate: float,
     seconds: float,
     limit_concurrency: int | None,
-    deaths: Sequence[tuple[float, int]],
+    exits: Sequence[tuple[float, int]],
+    kill_times: Sequence[float],
     oom_kills: int,
     tally: tuple[int, int],
     base_bytes: int,
     peak_bytes: int,
     limit_bytes: int,
 ) -> Row:
-    """The figures of one run; ``deaths`` are (seconds since the load began, return code)."""
+    """The figures of one run; ``exits`` are (seconds since the load began, return code), ``kill_times`` seconds too."""
     outcomes = load.outcomes
     good = [o for o in outcomes if o.good]
     shed = [o for o in outcomes if o.shed]
     lost = [o for o in outcomes if not o.good and not o.shed]
     errors = [o.error for o in lost]
     # The kernel's counter includes worker processes, the return code a kill that the counter of an old kernel missed.
-    kills = max(oom_kills, sum(code == -9 for _, code in deaths))
-    silent = silences(outcomes, [at for at, _ in deaths])
+    kills = max(oom_kills, sum(code == -9 for _, code in exits))
+    silent = silences(outcomes, [*kill_times, *(at for at, _ in exits)])
     started, completed = tally
     turned_away = len(shed) + errors.count("reset")
     return Row(
@@ -153,7 +154,7 @@ def summarise(
         seconds=seconds,
         limit_concurrency=limit_concurrency,
         kills=kills,
-        crashes=sum(code != -9 for _, code in deaths),
+        crashes=sum(code != -9 for _, code in exits),
         frozen=sum(length >= FROZEN_AFTER for length in silent),
         longest_silence_s=_round(max(silent, default=0.0)),
         offered=len(outcomes),

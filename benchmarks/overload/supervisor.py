@@ -31,7 +31,11 @@ class CannotStart(Exception):
 
 
 class Server:
-    """One server in ``cgroup``; ``deaths`` are (``perf_counter`` seconds, return code) of every end not asked for."""
+    """One server in ``cgroup``.
+
+    ``exits`` are (``perf_counter`` seconds, return code) of every end not asked for. ``kills`` are the times at which
+    the kernel killed something in the cgroup, which may be a worker that the server replaces by itself.
+    """
 
     def __init__(
         self,
@@ -47,7 +51,8 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
-        self.deaths: list[tuple[float, int]] = []
+        self.exits: list[tuple[float, int]] = []
+        self.kills: list[float] = []
         self._cgroup = cgroup
         self._log = log
         self._argv = self._node_argv() if strategy.node else self._python_argv(strategy, scenario)
@@ -74,9 +79,10 @@ class Server:
     async def watch(self) -> None:
         """Restart it whenever it dies, until cancelled; a watcher that fails shows when it is awaited."""
         while True:
+            self.kills += [time.perf_counter()] * (self._cgroup.oom_kills() - len(self.kills))
             code = self._process.poll()
             if code is not None:
-                self.deaths.append((time.perf_counter(), code))
+                self.exits.append((time.perf_counter(), code))
                 self._clear()
                 self._spawn()
             await asyncio.sleep(_POLL)

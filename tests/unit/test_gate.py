@@ -99,6 +99,15 @@ def test_a_container_full_of_page_cache_refuses_nothing(service: Service, gate: 
     assert gate.enter("/")
 
 
+def test_page_cache_that_melts_away_at_the_same_usage_is_noticed_at_once(service: Service, gate: Gate) -> None:
+    service.machine.container(usage=245 * MIB, inactive_file=100 * MIB)
+    service.clock.pass_(10)
+    assert gate.enter("/")
+    service.machine.container(usage=245 * MIB, inactive_file=0)
+    service.clock.pass_(0.05)
+    assert not gate.enter("/")
+
+
 def test_what_the_allocator_gives_back_is_used_before_anything_is_refused(service: Service, gate: Gate) -> None:
     class Holder:
         def dirty(self) -> int:

@@ -268,6 +268,14 @@ def test_a_server_without_an_input_is_no_error(middleware: WSGIMemoryBackpressur
     assert list(middleware({"REQUEST_METHOD": "GET"}, Started()))
 
 
+def test_an_exempt_path_may_be_written_with_its_mount_point(service: Service) -> None:
+    middleware = WSGIMemoryBackpressureMiddleware(hello, exempt=["/mnt/live"], monitor=service.monitor)
+    service.fill()
+    started = Started()
+    close(middleware(environ(PATH_INFO="/live", SCRIPT_NAME="/mnt"), started))
+    assert started.calls[0][0] == "200 OK"
+
+
 def test_liveness_passes_below_any_mount_point(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
     service.fill()
     started = Started()
