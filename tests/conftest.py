@@ -10,6 +10,20 @@ from child_cgroup import CannotCreate, ChildCgroup, find_home
 from machine import Clock, Machine, Service
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--no-skips", action="store_true", help="fail when a test is skipped: this machine is meant to have everything"
+    )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not session.config.getoption("--no-skips"):
+        return
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter.stats.get("skipped") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 @pytest.fixture(autouse=True)
 def _no_declared_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit in the environment of whoever runs the tests would be part of every reading."""

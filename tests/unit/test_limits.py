@@ -7,7 +7,7 @@ from machine import GIB, MIB, Machine
 
 from resource_monitor import limits
 from resource_monitor.errors import ProbeError
-from resource_monitor.limits import FULL, USAGE, Consequence, Flag, Limit, LimitReader
+from resource_monitor.limits import FULL, USAGE, Consequence, Flag, Limit, LimitReader, memory_limits
 
 UNBOUNDED = 2**64 - 1
 
@@ -18,7 +18,7 @@ def descriptors() -> set[int]:
 
 
 def read(machine: Machine, *, declared: int | None = None) -> LimitReader:
-    reader = LimitReader(declared=declared, root=str(machine))
+    reader = memory_limits(declared=declared, root=str(machine))
     assert reader.read(FULL)
     return reader
 
@@ -261,7 +261,7 @@ def test_nothing_has_vanished_while_files_can_be_read(machine: Machine) -> None:
 
 def test_reads_nothing_in_another_process(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    reader = LimitReader(root=str(machine))
+    reader = memory_limits(root=str(machine))
     assert not reader.read(FULL)
 
 
@@ -291,7 +291,7 @@ def test_running_out_of_descriptors_is_an_error_and_no_missing_limit(
 
     monkeypatch.setattr(os, "open", exhausted)
     with pytest.raises(ProbeError, match=r"/sys/fs/cgroup/memory\.max: cannot be read: Too many open files"):
-        LimitReader(root=str(machine))
+        memory_limits(root=str(machine))
 
 
 def test_an_unreadable_membership_is_an_error_that_names_it(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,4 +302,4 @@ def test_an_unreadable_membership_is_an_error_that_names_it(machine: Machine, mo
 
     monkeypatch.setattr(limits.os, "pread", refused)
     with pytest.raises(ProbeError, match=r"^/proc/self/cgroup: cannot be read: Input/output error$"):
-        LimitReader(root=str(machine))
+        memory_limits(root=str(machine))

@@ -1,0 +1,45 @@
+# make demo   the main job: the sample app without and with backpressure in a 256 MB limit, under the same burst
+# make test   every test that needs neither Docker nor a second kernel
+# make lint   ruff, mypy, the import contract
+# make arena  the overload benchmark, in under 15 minutes; make arena-full: everything, and the fixed limits swept anew
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml setup.py $(wildcard resource_monitor/_native/*.[ch] resource_monitor/_native/build.py)
+
+.PHONY: demo test lint arena arena-full clean
+
+demo: .venv/installed-demo
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: .venv/installed-dev
+	$(BIN)/pytest $(ARGS)
+
+lint: .venv/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+arena: .venv/installed-dev
+	$(BIN)/python -m benchmarks.overload --strategies none,rust-original,best-limit,ours $(ARGS)
+
+arena-full: .venv/installed-dev
+	$(BIN)/python -m benchmarks.overload --sweep
+	$(BIN)/python -m benchmarks.overload --strategies all --seeds 1,2,3 --docs $(ARGS)
+
+clean:
+	rm -rf .venv build dist report *.egg-info resource_monitor/_native/*.so resource_monitor/_native/_probe.c
+
+.venv/bin/pip:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=.")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+
+.venv/installed-demo: .venv/bin/pip $(SOURCES)
+	$(BIN)/pip install --quiet --editable '.[demo]'
+	touch $@
+
+.venv/installed-dev: .venv/bin/pip $(SOURCES)
+	$(BIN)/pip install --quiet --editable '.[demo]' --group dev --group bench
+	touch $@
