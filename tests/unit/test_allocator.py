@@ -32,6 +32,15 @@ def test_statistics_follow_an_allocation() -> None:
     assert allocator().statistics().allocated - before >= len(block)
 
 
+def test_statistics_tell_what_is_held_unused() -> None:
+    blocks = [bytes(1000) for _ in range(20_000)]
+    before = allocator().statistics()
+    del blocks[:-1]  # the last one keeps the end of the heap where it is
+    after = allocator().statistics()
+    assert before.allocated - after.allocated > 15 * MIB
+    assert after.dirty - before.dirty > 10 * MIB
+
+
 def test_relief_is_possible() -> None:
     assert allocator().relieve()
 

@@ -110,6 +110,21 @@ def test_a_limit_of_all_the_machine_has_is_none(machine: Machine, limit: int) ->
     assert not any(limit.flags for limit in reader.limits())
 
 
+def test_no_limit_is_none_also_where_the_machines_memory_is_unknown(machine: Machine) -> None:
+    machine.v1("/")
+    machine.v1_level("/sys/fs/cgroup/memory", usage=1)
+    machine.path("/proc/meminfo").unlink()
+    assert read(machine).first() is None
+
+
+def test_usage_where_there_is_no_limit_is_of_no_interest(machine: Machine) -> None:
+    machine.container(limit=None)
+    machine.write("/sys/fs/cgroup/memory.current", "?")
+    reader = read(machine)
+    assert reader.read(USAGE)
+    assert reader.failure() is None
+
+
 def test_a_missing_file_is_no_limit_at_that_level(machine: Machine) -> None:
     machine.container(limit=64 * MIB)
     machine.path("/sys/fs/cgroup/memory.max").unlink()
@@ -198,7 +213,7 @@ def test_a_declared_limit_is_measured_against_resident_memory(machine: Machine) 
     assert first.headroom == 28 * MIB
 
 
-@pytest.mark.parametrize("statm", ["", "100", "100 \n", "100 x 5\n", "x 100\n"])
+@pytest.mark.parametrize("statm", ["", "100", "100 \n", "100 x 5\n", "100x5 6\n", "x 100\n"])
 def test_a_malformed_statm_is_a_limit_that_cannot_be_read(machine: Machine, statm: str) -> None:
     machine.write("/proc/self/statm", statm)
     reader = read(machine, declared=128 * MIB)
