@@ -78,7 +78,7 @@ class Arena:
             and (name, scenario.name, seed, self._rate(scenario), options.seconds) not in done
         ]
         minutes = len(plan) * (options.seconds + _OVERHEAD) / 60
-        _say(f"{len(plan)} runs, about {minutes:.0f} min; {len(done)} are already there")
+        _say(f"{len(plan)} runs, about {minutes:.1f} min; {len(done)} are already there")
         failures = 0
         for number, (scenario, name, seed) in enumerate(plan, 1):
             try:
@@ -98,7 +98,6 @@ class Arena:
     async def sweep(self) -> int:
         """Find the best limits of the scenarios and remember them; the exit status."""
         _cancel_on_sigterm()
-        failures = 0
         for scenario in self.scenarios:
 
             async def measure(limit: int, seed: int, scenario: Scenario = scenario) -> Row:
@@ -107,13 +106,9 @@ class Arena:
                 return row
 
             best, rows = await sweep.best(measure, self.options.seeds[0])
-            if best is None:
-                failures += 1
-                _say(f"{scenario.name}: no limit survives")
-                continue
             sweep.remember(scenario.name, best, rows)
             _say(f"{scenario.name}: best limit {best.limit_concurrency}, {best.good_per_s:.0f} good/s")
-        return 1 if failures else 0
+        return 0
 
     async def _trial(self, name: str, scenario: Scenario, seed: int) -> Row:
         return await trial.run(

@@ -80,7 +80,12 @@ class Row:
     @property
     def survived(self) -> bool:
         """Whether nothing died and the server kept answering."""
-        return not (self.kills or self.crashes or self.frozen)
+        return self.deaths == 0
+
+    @property
+    def deaths(self) -> int:
+        """How often something died or froze."""
+        return self.kills + self.crashes + self.frozen
 
 
 def percentile(values: Iterable[float], share: float) -> float | None:

@@ -70,11 +70,14 @@ class Server:
         self._spawn()
         deadline = time.monotonic() + _START_TIMEOUT
         while time.monotonic() < deadline and self._process.poll() is None:
-            if await self._answers():
+            status = await self._status()
+            if status == 200:
                 return
+            if status:
+                break
             await asyncio.sleep(0.02)
-        tail = self._log.read_text(errors="replace")[-4000:]
-        raise CannotStart(f"{' '.join(self._argv)} did not come up (return code {self._process.poll()}):\n{tail}")
+        tail = self._log.read_text(errors="replace")[-2000:]
+        raise CannotStart(f"{' '.join(self._argv)} did not come up; it wrote:\n{tail}")
 
     async def watch(self) -> None:
         """Restart it whenever it dies, until cancelled; a watcher that fails shows when it is awaited."""
@@ -106,15 +109,16 @@ class Server:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)
 
-    async def _answers(self) -> bool:
+    async def _status(self) -> int:
+        """The status of the liveness path, 0 while nothing answers."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             writer.write(b"GET /livez HTTP/1.1\r\nHost: arena\r\nConnection: close\r\n\r\n")
             answer = await asyncio.wait_for(reader.read(), 2)
             writer.close()
         except (OSError, TimeoutError):
-            return False
-        return answer.startswith(b"HTTP/1.1 200")
+            return 0
+        return int(answer[9:12] or 0)
 
     def _python_argv(self, strategy: Strategy, scenario: Scenario) -> list[str]:
         argv = [sys.executable, "-m", "uvicorn", "benchmarks.overload.server:app", "--port", str(self.port)]

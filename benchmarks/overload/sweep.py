@@ -1,5 +1,7 @@
 """Finds, for a scenario, the best fixed limit on concurrency: the most good answers among those that nobody dies of.
 
+Where every limit kills (a leak does not care for concurrency), it is the one with the fewest deaths.
+
 The strongest form of the alternative: in practice nobody knows this number in advance, and it differs by scenario.
 """
 
@@ -21,42 +23,35 @@ _REFINEMENTS = 3
 Measure = Callable[[int, int], Awaitable[Row]]
 
 
-async def best(measure: Measure, seed: int) -> tuple[Row | None, list[Row]]:
-    """The best row that ``measure(limit, seed)`` gave and survived with another seed too, and all that were tried."""
+async def best(measure: Measure, seed: int) -> tuple[Row, list[Row]]:
+    """The best row that ``measure(limit, seed)`` gave and that another seed confirmed, and all that were tried."""
     tried: dict[int, Row] = {}
-    deadly = _LADDER[-1] * 2
     for limit in _LADDER:
         row = tried[limit] = await measure(limit, seed)
-        if not row.survived:
-            deadly = limit
+        if not row.survived or row.good >= _ENOUGH * row.offered:
             break
-        if row.good_per_s >= _ENOUGH * row.offered / row.seconds:
-            break
-    for _ in range(_REFINEMENTS):
-        if not (alive := _alive(tried)):
-            break
-        centre = alive[0].limit_concurrency or 0
-        known = sorted([0, *tried, deadly])
-        place = known.index(centre)
-        around = [(known[place - 1] + centre) // 2, (centre + known[place + 1]) // 2]
-        for limit in around:
-            if limit not in tried and 0 < limit < deadly:
-                tried[limit] = await measure(limit, seed)
-                if not tried[limit].survived:
-                    deadly = min(deadly, limit)
+    # the last rung was either enough, or it killed, and the best may lie on either side of the best rung
+    for _ in range(0 if row.survived else _REFINEMENTS):
+        for limit in _around(tried):
+            tried[limit] = await measure(limit, seed)
+    ranked = sorted(tried.values(), key=lambda row: (row.deaths, -row.good_per_s, row.limit_concurrency))
     rows = list(tried.values())
-    for row in _alive(tried):
-        again = await measure(row.limit_concurrency or 0, seed + 1)
-        rows.append(again)
-        if again.survived:
+    for row in ranked:
+        rows.append(again := await measure(row.limit_concurrency or 0, seed + 1))
+        if again.deaths <= row.deaths:
             return row, rows
-    return None, rows
+    return ranked[0], rows
 
 
-def _alive(tried: dict[int, Row]) -> list[Row]:
-    """Rows that survived, the best first; of equals the lower limit."""
-    rows = [row for row in tried.values() if row.survived]
-    return sorted(rows, key=lambda row: (-row.good_per_s, row.limit_concurrency))
+def _around(tried: dict[int, Row]) -> list[int]:
+    """The limits half way from the best one that survived to its neighbours on both sides."""
+    alive = [limit for limit, row in tried.items() if row.survived]
+    if not alive:
+        return []
+    centre = max(alive, key=lambda limit: tried[limit].good_per_s)
+    below = max([limit for limit in tried if limit < centre], default=0)
+    above = min([limit for limit in tried if limit > centre], default=centre)
+    return sorted({(below + centre) // 2, (centre + above) // 2} - {0, *tried})
 
 
 def remember(scenario: str, best_row: Row, rows: list[Row]) -> None:
