@@ -34,6 +34,8 @@ def main() -> int:
     if options.list:
         _print_list()
         return 0
+    if options.resume and not options.json:
+        parser.error("--resume has no file to resume from; give it with --json.")
     try:
         scenarios = _scenarios(options.scenarios)
         strategies = _strategies(options.strategies)

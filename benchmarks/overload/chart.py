@@ -10,8 +10,8 @@ from benchmarks.overload.results import Row
 from benchmarks.overload.strategies import find
 
 _COLUMNS = 3
-_PANEL, _GAP, _MARGIN = 330, 24, 20
-_NAME, _LABEL = 118, 92
+_PANEL, _GAP, _MARGIN = 360, 16, 20
+_NAME, _LABEL = 134, 84
 _BAR, _STEP, _TITLE = 12, 18, 26
 _TOP = 62
 
@@ -39,8 +39,8 @@ def draw(rows: Sequence[Row]) -> str:
         "<title>Good answers per second under overload, by scenario and strategy</title>",
         f"<style>{_STYLE}</style>",
         f'<text class="head" x="{_MARGIN}" y="26">Good answers per second under overload, in 256 MB</text>',
-        f'<text class="quiet" x="{_MARGIN}" y="45">Green: this project. Red: the server was killed, crashed, or '
-        "answered nobody for two seconds.</text>",
+        f'<text class="quiet" x="{_MARGIN}" y="45">Green: this project. A bar to the grey line is every request. Red: '
+        "the server was killed, crashed, or answered nobody for two seconds.</text>",
     ]
     for number, scenario in enumerate(scenarios):
         x = _MARGIN + (number % _COLUMNS) * (_PANEL + _GAP)
@@ -50,12 +50,17 @@ def draw(rows: Sequence[Row]) -> str:
 
 
 def _panel(x: int, y: int, scenario: str, strategies: Sequence[str], known: dict[tuple[str, str], Cell]) -> list[str]:
-    most = max([known[scenario, name].good_per_s for name in strategies if (scenario, name) in known] + [1.0])
+    asked = max(known[scenario, name].offered_per_s for name in strategies if (scenario, name) in known)
     axis = x + _NAME
+    whole = _PANEL - _NAME - _LABEL
     bottom = y + _TITLE + _STEP * len(strategies) - (_STEP - _BAR)
     parts = [
-        f'<text class="title" x="{axis}" y="{y + 14}">{escape(scenario)}</text>',
-        f'<line class="axis" x1="{axis}" y1="{y + _TITLE - 4}" x2="{axis}" y2="{bottom + 4}"/>',
+        f'<text class="title" x="{axis}" y="{y + 14}">{escape(scenario)} '
+        f'<tspan class="quiet">of {asked:.0f}/s</tspan></text>',
+        *(
+            f'<line class="axis" x1="{edge}" y1="{y + _TITLE - 4}" x2="{edge}" y2="{bottom + 4}"/>'
+            for edge in (axis, axis + whole)
+        ),
     ]
     for number, name in enumerate(strategies):
         top = y + _TITLE + number * _STEP
@@ -64,7 +69,7 @@ def _panel(x: int, y: int, scenario: str, strategies: Sequence[str], known: dict
         if cell is None:
             parts.append(f'<text class="quiet" x="{axis + 5}" y="{top + 10}">–</text>')
             continue
-        length = round((_PANEL - _NAME - _LABEL) * cell.good_per_s / most, 1)
+        length = round(whole * min(1.0, cell.good_per_s / max(asked, 1e-9)), 1)
         colour = "bar ours" if find(name).ours else "bar"
         parts.append(f'<rect class="{colour}" x="{axis}" y="{top}" width="{length}" height="{_BAR}"/>')
         marks = f' <tspan class="dead">{escape(", ".join(cell.marks))}</tspan>' if cell.marks else ""

@@ -25,11 +25,10 @@ class Cell:
     """The runs of one strategy in one scenario, over all seeds: medians, and deaths summed up."""
 
     good_per_s: float
+    offered_per_s: float
     kills: int
     crashes: int
     frozen: int
-    shed: int
-    runs: int
 
     def __str__(self) -> str:
         return f"{self.good_per_s:.0f}" + (f" ({', '.join(self.marks)})" if self.marks else "")
@@ -49,11 +48,10 @@ def cells(rows: Sequence[Row]) -> dict[tuple[str, str], Cell]:
     return {
         key: Cell(
             statistics.median(row.good_per_s for row in group),
+            statistics.median(row.offered / row.seconds for row in group),
             sum(row.kills for row in group),
             sum(row.crashes for row in group),
             sum(row.frozen for row in group),
-            sum(row.shed for row in group),
-            len(group),
         )
         for key, group in groups.items()
     }

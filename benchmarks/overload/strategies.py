@@ -134,7 +134,7 @@ def _rust_original(app: App) -> App:
 
 @strategy(
     "under-pressure",
-    "@fastify/under-pressure on Node, sampling every 10 ms",
+    "@fastify/under-pressure on Node by its memory thresholds, sampling every 10 ms",
     preload="",
     node=True,
     skips=frozenset({"threads", "workers"}),
