@@ -58,7 +58,7 @@ class _Watched(NamedTuple):
 class AllocationGuard:
     """Makes Python allocations that would cross ``floor`` fail with ``MemoryError``, before the kernel kills.
 
-    ``floor`` is the headroom that allocations of 1 MiB and more must leave: bytes, a size (``"8MiB"``), a share of the
+    ``floor`` is the headroom that allocations of 512 KiB and more must leave: bytes, a size (``"8MiB"``), a share of the
     smallest limit (``"1%"``) or a share between bounds (``"clamp(8MiB, 1%, 256MiB)"``, the default); growth by smaller
     steps may use half of it. ``monitor`` says which limits are watched (default: the process's shared one).
 

@@ -39,6 +39,7 @@ enum {
     BUDGET_LEAST = 64 << 10,
     BUDGET_MOST = 16 << 20,
     BUDGET_SHARE = 16,
+    CHARGED_SHARE = 128,        /* blocks smaller than this part of what is left may stay untouched: see charge() */
     EMERGENCY_SHARE = 2,        /* the emergency floor is this part of the floor to begin with, */
     EMERGENCY_STEP = 16,        /* gives way by this part of itself while small steps are refused, */
     EMERGENCY_LAST = 8,         /* and ends at this part of the floor */
@@ -87,7 +88,9 @@ static size_t (*usable_size)(void *);           /* NULL where blocks are not mal
 
 static _Atomic int64_t budget = ENDLESS;
 static _Atomic int64_t fresh_until = INT64_MAX;
+static _Atomic size_t charged_from = SIZE_MAX;  /* blocks of this size and more are checked and charged one by one */
 static _Atomic unsigned int refuse_every;
+static _Atomic bool untold;
 static _Atomic u64 refusals;
 static __thread u64 thread_refusals;
 static __thread bool inside;                    /* an allocation made on behalf of a check must not be checked */
@@ -128,11 +131,22 @@ static int announce(void *unused)
     return 0;
 }
 
-/* Tell Python, at a point where it may run code, on its main thread. */
+/* Have Python told by the next tell(). The lock is held. */
 static void raise_event(int event)
 {
-    if (!(guard.events & event) && Py_AddPendingCall(announce, NULL) == 0)
+    if (!(guard.events & event)) {
         guard.events |= event;
+        atomic_store_explicit(&untold, true, memory_order_relaxed);
+    }
+}
+
+/* Tell Python, at a point where it may run code, on its main thread. Not under the lock: CPython has one of its own for
+ * this, for which it may let go of the GIL. */
+static void tell(void)
+{
+    if (atomic_load_explicit(&untold, memory_order_relaxed) && atomic_exchange(&untold, false) &&
+        Py_AddPendingCall(announce, NULL))
+        atomic_store(&untold, true); /* its queue is full; the next check tries again */
 }
 
 /* Small steps are refused to whoever comes next, the event loop too, and where nothing is freed that would end all
@@ -211,16 +225,17 @@ static bool refuse(size_t size, u64 headroom, bool small, int64_t now)
     return false;
 }
 
-/* Whether `size` more bytes may be taken; sets the next budget, and `tight` when the block is a large part of what is
- * left. The lock is held. */
-static bool check(size_t size, bool small, bool *tight)
+/* Whether `size` more bytes may be taken; sets the next budget, and `charged` when the block is so large a part of what is
+ * left that it is to be charged at once. The lock is held. */
+static bool check(size_t size, bool small, bool *charged)
 {
     int64_t now = now_ns();
     unsigned int every = atomic_load_explicit(&refuse_every, memory_order_relaxed);
-    *tight = false;
+    *charged = false;
     if (!guard.active) {
         atomic_store_explicit(&budget, ENDLESS, memory_order_relaxed);
         atomic_store_explicit(&fresh_until, INT64_MAX, memory_order_relaxed);
+        atomic_store_explicit(&charged_from, SIZE_MAX, memory_order_relaxed);
         return true;
     }
     if (every && ++guard.injected % every == 0) {
@@ -247,8 +262,10 @@ static bool check(size_t size, bool small, bool *tight)
         return refuse(size, headroom, small, now);
 
     u64 left = headroom - needed, next = left / BUDGET_SHARE;
+    size_t from = left / CHARGED_SHARE > TIMED ? left / CHARGED_SHARE : TIMED;
     /* another library's hook below us may want the GIL, for which nobody may wait who holds the lock */
-    *tight = size >= TIMED && size > next && usable_size;
+    *charged = size >= from && usable_size;
+    atomic_store_explicit(&charged_from, usable_size ? from : SIZE_MAX, memory_order_relaxed);
     next = next > BUDGET_MOST ? BUDGET_MOST : next < BUDGET_LEAST ? (left < BUDGET_LEAST ? left : BUDGET_LEAST) : next;
     u64 age = left / (4 * (guard.watch.speed / 1000000000 + 1));
     age = age > AGE_MOST ? AGE_MOST : age < AGE_LEAST ? AGE_LEAST : age;
@@ -266,13 +283,14 @@ static inline bool covered(size_t size)
         atomic_store_explicit(&budget, left, memory_order_relaxed);
         return left >= 0;
     }
-    if (size > INT64_MAX / 4)
+    if (size >= atomic_load_explicit(&charged_from, memory_order_relaxed) || size > INT64_MAX / 4)
         return false;
     int64_t before = atomic_fetch_sub_explicit(&budget, (int64_t)size, memory_order_relaxed);
     return before >= (int64_t)size && now_ns() < atomic_load_explicit(&fresh_until, memory_order_relaxed);
 }
 
-/* Have a block charged now: untouched pages count nowhere, and the next check would give the same room away again. */
+/* Have a block charged now: untouched pages count nowhere, and the next check would give the same room away again. Small
+ * blocks are spared that: of those it takes more than CHARGED_SHARE at once, all waiting to be filled, to do harm. */
 static void charge(void *block, size_t size)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -306,7 +324,7 @@ static void *perform(enum operation operation, const allocator_t *from, void *bl
 static void *checked(enum operation operation, const allocator_t *from, void *block, size_t count, size_t size)
 {
     size_t bytes = count * size;
-    bool small = bytes < LARGE || operation == ARENA, tight = false;
+    bool small = bytes < LARGE || operation == ARENA, charged = false;
     if (inside)
         return perform(operation, from, block, count, size);
     if (operation == REALLOC && block) {
@@ -316,19 +334,14 @@ static void *checked(enum operation operation, const allocator_t *from, void *bl
     }
     inside = true;
     pthread_mutex_lock(&lock);
+    bool granted = check(bytes, small, &charged);
     void *result = NULL;
-    if (check(bytes, small, &tight)) {
-        if (!tight)
-            pthread_mutex_unlock(&lock);
-        result = perform(operation, from, block, count, size);
-        if (!tight) {
-            inside = false;
-            return result;
-        }
-        if (result)
-            charge(result, bytes);
-    }
+    if (charged && (result = perform(operation, from, block, count, size)))
+        charge(result, bytes);
     pthread_mutex_unlock(&lock);
+    if (granted && !charged)
+        result = perform(operation, from, block, count, size);
+    tell();
     inside = false;
     return result;
 }
@@ -405,8 +418,6 @@ static void link_domain(int domain)
 {
     allocator_t current;
     python.get(domain, &current);
-    if (linked[domain])
-        return;
     original[domain] = current;
     /* Setting is a copy of five words that a thread without the GIL may see half done: with the context kept, every
      * mixture of old and new functions works. */
@@ -427,9 +438,9 @@ static void unlink_domain(int domain)
     }
 }
 
-/* Whether a block that is too large for pymalloc reaches the RAW domain from this one: it does not where the domain has
- * malloc of its own, as under PYTHONMALLOC=malloc. */
-static bool bypasses_raw(int domain)
+/* Whether a block that is too large for pymalloc passes us by. It does where the domain has malloc of its own, as MEM and
+ * OBJ have under PYTHONMALLOC=malloc, and where a hook that was there before us put back what it had found. */
+static bool bypassed(int domain)
 {
     enum { ABOVE_PYMALLOC = 4096, MARK = 1 << 30 };
     int64_t kept = atomic_exchange(&budget, MARK);
@@ -468,9 +479,8 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
     const char *name = python.name ? python.name() : NULL;
     if (!linked[RAW])
         usable_size = name && (!strcmp(name, "pymalloc") || !strcmp(name, "malloc")) ? malloc_usable_size : NULL;
-    link_domain(RAW);
-    for (int domain = MEM; domain < DOMAINS; domain++)
-        if (!linked[domain] && bypasses_raw(domain))
+    for (int domain = RAW; domain < DOMAINS; domain++)
+        if (bypassed(domain))
             link_domain(domain);
     if (!arena_linked) {
         python.get_arena(&original_arena);
@@ -484,6 +494,7 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
     guard.active = true;
     pthread_mutex_unlock(&lock);
     atomic_store(&budget, 0);
+    tell();
     PyGILState_Release(state);
     return 0;
 }
@@ -498,6 +509,7 @@ void rm_guard_uninstall(void)
     pthread_mutex_unlock(&lock);
     atomic_store(&budget, ENDLESS);
     atomic_store(&fresh_until, INT64_MAX);
+    atomic_store(&charged_from, SIZE_MAX);
     for (int domain = RAW; domain < DOMAINS; domain++)
         unlink_domain(domain);
     arena_allocator_t current;
@@ -516,6 +528,7 @@ void rm_guard_watch_now(const rm_guard_watch *watch)
     start_watching(watch);
     pthread_mutex_unlock(&lock);
     atomic_store(&budget, 0);
+    tell();
 }
 
 void rm_guard_read(rm_guard_statistics *out)
