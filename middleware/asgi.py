@@ -6,7 +6,7 @@ import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Unpack
 
-from resource_monitor.middleware.gate import Gate, Statistics
+from resource_monitor.middleware.gate import Admitted, Gate, Statistics
 from resource_monitor.middleware.losses import let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
 
@@ -36,40 +36,42 @@ class MemoryBackpressureMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
-        elif not self._gate.enter(scope["path"], scope.get("root_path", "")):
+            return
+        method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
+        admitted = self._gate.enter(method, scope["path"], scope.get("root_path", ""))
+        if admitted is None:
             await self._refuse(scope, send)
         elif not self._gate.guarded:
             try:
                 await self.app(scope, receive, send)
             finally:
-                self._gate.leave()
-        elif await self._lost(scope, receive, send):
+                admitted.leave()
+        elif await self._lost(admitted, scope, receive, send):
             await self._refuse(scope, send)
 
     def statistics(self) -> Statistics:
         """What this middleware did so far."""
         return self._gate.statistics()
 
-    async def _lost(self, scope: Scope, receive: Receive, send: Send) -> bool:
+    async def _lost(self, admitted: Admitted, scope: Scope, receive: Receive, send: Send) -> bool:
         """Run the app; whether it ran out of memory and has not answered."""
         response = _Response(send)
         try:
             await self.app(scope, receive, response.send)
-            lost = response.withheld
+            if response.withheld:
+                admitted.lose()
+            return response.withheld
         except BaseException as error:
             if not lost_to_memory(error):
                 raise
             # the next admission must find the memory free
             let_go(error)
-            self._gate.lost()
+            admitted.lose()
             if response.started:
                 raise
             return True
         finally:
-            self._gate.leave()
-        if lost:
-            self._gate.lost()
-        return lost
+            admitted.leave()
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         refusal = self._gate.refusal

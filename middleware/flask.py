@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from resource_monitor.errors import ConfigurationError
-from resource_monitor.middleware.gate import Gate, Statistics
+from resource_monitor.middleware.gate import Statistics
 from resource_monitor.middleware.losses import let_go
 from resource_monitor.middleware.options import Options
-from resource_monitor.middleware.wsgi import WSGIMemoryBackpressureMiddleware
+from resource_monitor.middleware.responses import Refusal
+from resource_monitor.middleware.wsgi import ADMITTED, WSGIMemoryBackpressureMiddleware
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -37,7 +38,7 @@ class MemoryBackpressure:
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[_NAME] = middleware
         # else Flask would answer 500 and log a traceback; a handler that the user registers for it goes before
-        app.register_error_handler(MemoryError, lambda error: _refuse(app, middleware.gate, error))
+        app.register_error_handler(MemoryError, lambda error: _refuse(app, middleware.gate.refusal, error))
 
     @staticmethod
     def statistics(app: Flask) -> Statistics:
@@ -46,8 +47,9 @@ class MemoryBackpressure:
         return middleware.statistics()
 
 
-def _refuse(app: Flask, gate: Gate, error: Exception) -> Response:
+def _refuse(app: Flask, refusal: Refusal, error: Exception) -> Response:
+    from flask import request
+
     let_go(error)
-    gate.lost()
-    refusal = gate.refusal
+    request.environ[ADMITTED].lose()
     return app.response_class(refusal.body, status=refusal.wsgi_status, headers=refusal.wsgi_headers())

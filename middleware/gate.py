@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from resource_monitor.admission import Admission, Pressure
+from resource_monitor.admission import Admission, Pressure, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import ensure_installed, unsupported
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
 from resource_monitor.middleware.responses import Refusal
+from resource_monitor.middleware.routes import Routes
 from resource_monitor.monitor import MemoryMonitor, default_monitor
 from resource_monitor.resource import Resource
 from resource_monitor.sampling import UNBOUNDED, Sampler
@@ -50,8 +51,29 @@ class Statistics:
     min_available: int
 
 
+class Admitted:
+    """A request that was let in; :meth:`leave` is owed once it is over."""
+
+    __slots__ = ("_gate", "_lost", "_route")
+
+    def __init__(self, gate: Gate, route: Route | None) -> None:
+        self._gate: Gate | None = gate
+        self._route = route
+        self._lost = False
+
+    def lose(self) -> None:
+        """The request ran out of memory."""
+        self._lost = True
+
+    def leave(self) -> None:
+        """The request is over; however often this is said."""
+        gate, self._gate = self._gate, None
+        if gate is not None:
+            gate.leave(self._route, lost=self._lost)
+
+
 class Gate:
-    """Asked once a request; every admitted request must be let go of again with :meth:`leave`, exactly once.
+    """Asked once a request; every admitted request must be let go of again with :meth:`Admitted.leave`.
 
     Options are those of the adapters. ``min_available`` is the headroom below which nothing more is admitted: bytes, a
     size (``"64MiB"``), a share of the smallest limit (``"5%"``), or a share between bounds
@@ -88,6 +110,7 @@ class Gate:
         self.refusal = Refusal(retry_after)
         self._admission = Admission(0)
         self._also = [_Count(resource, floor) for resource, floor in (also or {}).items()]
+        self._routes = Routes()
         self._lock = threading.Lock()
         self._in_flight = self._admitted = self._shed = self._lost = self._exempt = self._probe_errors = 0
         self._blind = False
@@ -100,34 +123,33 @@ class Gate:
         """Whether a ``MemoryError`` may be the guard's doing."""
         self._start(min_available)
 
-    def enter(self, path: str, mount: str = "") -> bool:
-        """Whether the request for ``path`` may start; True obliges the caller to :meth:`leave`."""
+    def enter(self, method: str, path: str, mount: str = "") -> Admitted | None:
+        """What to :meth:`Admitted.leave` when the request is over, or ``None`` when it may not start."""
         if self.exempt.match(path, mount):
             with self._lock:
                 self._exempt += 1
                 self._in_flight += 1
-            return True
+            return Admitted(self, None)
         try:
-            admitted = self._decide()
+            room = self._decide()
         except ProbeError as error:
-            admitted = self._undecided(error)
+            room = self._undecided(error)
         with self._lock:
-            if admitted:
+            route = self._routes.find(method, path)
+            if room and self._admission.starts(route, time.monotonic()):
                 self._admitted += 1
                 self._in_flight += 1
-            else:
-                self._shed += 1
-        return admitted
+                return Admitted(self, route)
+            self._shed += 1
+        return None
 
-    def leave(self) -> None:
-        """An admitted request is over."""
+    def leave(self, route: Route | None, *, lost: bool) -> None:
+        """A request is over; use :meth:`Admitted.leave`, which does this once."""
         with self._lock:
             self._in_flight -= 1
-
-    def lost(self) -> None:
-        """An admitted request ran out of memory; :meth:`leave` is owed all the same."""
-        with self._lock:
-            self._lost += 1
+            self._lost += lost
+            if route is not None:
+                self._admission.ends(route, time.monotonic(), lost=lost)
 
     def statistics(self) -> Statistics:
         """The counts of this moment."""

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, Unpack
 
 from resource_monitor.guard import thread_refusals
-from resource_monitor.middleware.gate import Gate, Statistics
+from resource_monitor.middleware.gate import Admitted, Gate, Statistics
 from resource_monitor.middleware.losses import let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
 
@@ -18,6 +18,9 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 # PEP 3333 wants the error that a second start_response replaces an answer for; what it held is let go already.
 _REPLACING = (MemoryError, MemoryError(), None)
+
+ADMITTED = "resource_monitor.admitted"
+"""The key in ``environ`` of what :meth:`Gate.enter` gave, for adapters that learn of a loss before this one does."""
 
 # A client that still sends gets a reset in place of the answer when the server closes on unread data, so a refused body
 # is read up to this many bytes, in pieces, and dropped.
@@ -40,13 +43,16 @@ class WSGIMemoryBackpressureMiddleware:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate = self.gate
-        if not gate.enter(environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", "")):
+        method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
+        admitted = gate.enter(method, path, environ.get("SCRIPT_NAME", ""))
+        if admitted is None:
             return _refuse(gate, environ, start_response)
-        response = _Response(gate, environ, start_response)
+        environ[ADMITTED] = admitted
+        response = _Response(gate, admitted, environ, start_response)
         try:
             response.begin(self.app)
         except BaseException:
-            gate.leave()
+            admitted.leave()
             raise
         return response
 
@@ -63,8 +69,9 @@ class _Response:
     refused on this thread since the request began.
     """
 
-    def __init__(self, gate: Gate, environ: Environ, start_response: StartResponse) -> None:
+    def __init__(self, gate: Gate, admitted: Admitted, environ: Environ, start_response: StartResponse) -> None:
         self._gate = gate
+        self._admitted = admitted
         self._environ = environ
         self._start_response = start_response
         self._refusals = thread_refusals() if gate.guarded else 0
@@ -94,7 +101,7 @@ class _Response:
             if close is not None:
                 close()
         finally:
-            self._gate.leave()
+            self._admitted.leave()
 
     def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         if status.startswith("500") and not self._given:
@@ -135,7 +142,7 @@ class _Response:
         self._withheld = True
         if error is not None:
             let_go(error)
-        self._gate.lost()
+        self._admitted.lose()
 
 
 def _refuse(gate: Gate, environ: Environ, start_response: StartResponse, *, replacing: bool = False) -> Iterable[bytes]:
