@@ -1,15 +1,16 @@
-"""Decides whether a request may start. Sans-IO: headroom, time and outcomes are passed in, decisions come out; no clock, no
-file, no lock.
+"""Decides whether a request may start. Sans-IO: headroom, time and outcomes are passed in, decisions come out; no clock,
+no file, no lock.
 
 Everything that changes the state of admission lives in this file. Two questions are asked of each request:
 
 * The *gate*: is the headroom at least the floor?
-* The *pace*: may one more request of this route class start now? A class is not paced until the allocation guard has cost
-  it requests. A refused allocation is to memory what a lost packet is to a network: a cheap and exact sign of congestion.
-  From then on the class starts at most ``GAIN`` times the requests a second that it completes, evenly spread: requests
-  that are let in together allocate together and leave together, and memory stands empty half of the time. With this gain
-  about ``1 − 1/GAIN`` of them are lost, which is what probing for more room costs. Where only a few are in flight, rates
-  are too coarse, and a small window takes the pace's place: additive up, multiplicative down, for the same share of losses.
+* The *pace*: may one more request of this route class start now? A class is not paced until the allocation guard has
+  cost it requests. A refused allocation is to memory what a lost packet is to a network: a cheap and exact sign of
+  congestion. From then on the class starts at most ``GAIN`` times the requests a second that it completes, evenly
+  spread: requests that are let in together allocate together and leave together, and memory stands empty half of the
+  time. With this gain about ``1 − 1/GAIN`` of them are lost, which is what probing for more room costs. Where only a
+  few are in flight, rates are too coarse, and a small window takes the pace's place: up by steps, down by more, for the
+  same share of losses.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from enum import StrEnum
 
 GAIN = 1.15
 _TOLERATED = 1 - 1 / GAIN
-# What is delivered is counted over this many results, but not less nor more than so many seconds.
-_RESULTS, _SHORTEST, _LONGEST = 8, 0.25, 1.0
+# What is delivered is counted over this many good results, but not less nor more than so many seconds. Losses come
+# sooner than good results do, so that before the first good one there is nothing to count.
+_RESULTS, _SHORTEST, _LONGEST, _PATIENCE = 8, 0.25, 1.0, 5.0
 # How much a new count of what is delivered moves the average; one more than this share lost is a time of losses.
 _WEIGHT, _LOSSY = 0.3, 0.02
 # A paced class that lost nothing for this many counts may speed up quickly, or is let go when the pace did not bind.
@@ -108,7 +110,8 @@ class Admission:
         if route.window is not None:
             _slide(route, lost=lost)
         elapsed = now - route._since
-        if elapsed >= _LONGEST or (elapsed >= _SHORTEST and route._good + route._lost >= _RESULTS):
+        enough = elapsed >= _SHORTEST if route._good >= _RESULTS else elapsed >= _LONGEST and route._good > 0
+        if enough or elapsed >= _PATIENCE:
             _count(route, now, elapsed)
 
     def admitted(self, now: float) -> bool:
@@ -146,7 +149,7 @@ def _slide(route: Route, *, lost: bool) -> None:
     if lost:
         route.window = max(1.0, route.window - step * GAIN * (1 - _TOLERATED))
     elif route._held_back:
-        route.window += step * _TOLERATED
+        route.window += 1.0 if route._calm > 1 else step * _TOLERATED
 
 
 def _count(route: Route, now: float, elapsed: float) -> None:
