@@ -278,7 +278,7 @@ def test_shedding_is_logged_when_it_begins_and_when_it_ends(
     assert messages(caplog) == [
         (
             logging.WARNING,
-            "Shedding: 1.0 MiB available, 16.0 MiB wanted; requests are answered 503 until there is room again.",
+            "Shedding: 1.0 MiB of memory available, 16.0 MiB wanted; requests are answered 503 until there is room again.",
         ),
         (logging.INFO, "Shedding ended: 224.0 MiB available."),
     ]
