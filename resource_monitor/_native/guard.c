@@ -173,7 +173,8 @@ static int read_limits(int tier, int64_t now)
     guard.statistics.full_checks++;
     guard.full_at = now;
     u64 limit = guard.outcome.tightest;
-    u64 floor = limit == NO_LIMIT ? 0 : limit / 1000000 * guard.watch.floor_share;
+    u64 share = guard.watch.floor_share;
+    u64 floor = limit == NO_LIMIT ? 0 : limit / 1000000 * share + limit % 1000000 * share / 1000000;
     floor = floor < guard.watch.floor_least ? guard.watch.floor_least : floor;
     guard.floor = floor > guard.watch.floor_most ? guard.watch.floor_most : floor;
     bool removed = guard.outcome.failed != RM_NONE && guard.watch.limits[guard.outcome.failed].error == ENODEV;

@@ -26,7 +26,7 @@ SHAPES = {
 }
 
 UNTIL_REFUSED = """
-    import json
+    import json, time
     from resource_monitor.guard import AllocationGuard
 
     AllocationGuard().install()
@@ -42,6 +42,7 @@ UNTIL_REFUSED = """
             block[::4096] = b"y" * len(range(0, len(block), 4096))
     block = None
     held.clear()
+    time.sleep(0.1)  # an allocator that had nothing to give back is not asked again at once
     for _ in range(3):
         b"x" * (LIMIT // 5)
     print(json.dumps(n))
@@ -181,7 +182,6 @@ def test_threads_that_wait_for_data_hold_the_room_for_it(child_cgroup: MakeCgrou
 def test_a_cgroup_full_of_page_cache_refuses_nothing(child_cgroup: MakeCgroup, uncached_file: Path) -> None:  # noqa: F811
     program = """
         import json, sys
-        from resource_monitor import Resource
         from resource_monitor.guard import AllocationGuard
 
         guard = AllocationGuard()
@@ -189,8 +189,9 @@ def test_a_cgroup_full_of_page_cache_refuses_nothing(child_cgroup: MakeCgroup, u
         with open(sys.argv[1], "rb") as file:
             while file.read(1 << 20):
                 pass
-        for _ in range(30):
+        for _ in range(5):
             blocks = [b"x" * (1 << 20) for _ in range(50)]
+            del blocks
         print(json.dumps(guard.statistics().refusals))
     """
     cgroup = child_cgroup(96 * MIB)
@@ -248,8 +249,8 @@ def test_a_limit_that_is_lowered_or_raised_is_followed(child_cgroup: MakeCgroup)
     """
     before, lowered, low_floor, raised, high_floor = run_python(cgroup, program, cgroup.path, 96 * MIB, 200 * MIB)
     assert [before, lowered, raised] == [True, False, True]
-    assert abs(low_floor - 9.6 * MIB) < 0.01 * MIB
-    assert abs(high_floor - 20 * MIB) < 0.01 * MIB
+    assert abs(low_floor - 9.6 * MIB) < 100
+    assert abs(high_floor - 20 * MIB) < 100
 
 
 def test_a_process_that_is_moved_is_guarded_where_it_is(child_cgroup: MakeCgroup) -> None:
