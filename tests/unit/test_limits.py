@@ -3,18 +3,13 @@ import gc
 import os
 
 import pytest
-from machine import GIB, MIB, Machine
+from machine import GIB, MIB, Machine, descriptors
 
 from resource_monitor import limits
 from resource_monitor.errors import ProbeError
 from resource_monitor.limits import FULL, USAGE, Consequence, Flag, Limit, LimitReader, memory_limits
 
 UNBOUNDED = 2**64 - 1
-
-
-def descriptors() -> set[int]:
-    """The open ones, without the one that lists them."""
-    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
 
 
 def read(machine: Machine, *, declared: int | None = None) -> LimitReader:

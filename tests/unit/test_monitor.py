@@ -162,6 +162,17 @@ def test_a_reading_tells_everything_anew(monitor: MemoryMonitor, machine: Machin
     )
 
 
+def test_what_the_allocator_holds_is_no_address_space(monitor: MemoryMonitor, machine: Machine) -> None:
+    hold(monitor, machine, 50 * MIB)
+    machine.rlimits(address_space=1024 * MIB)
+    machine.statm(size=(1024 - 210) * MIB)
+    monitor = MemoryMonitor(root=str(machine))
+    hold(monitor, machine, 50 * MIB)
+    reading = monitor.read()
+    assert (reading.headroom, reading.recoverable) == (196 * MIB, 50 * MIB)
+    assert reading.available == 210 * MIB, "more than that cannot be mapped, whatever is given back"
+
+
 def test_a_reading_without_a_limit_says_so(machine: Machine) -> None:
     machine.path("/proc/meminfo").unlink()
     monitor = MemoryMonitor(root=str(machine))

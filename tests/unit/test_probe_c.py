@@ -101,10 +101,66 @@ def test_an_unwanted_key_may_hold_anything() -> None:
     assert keys(b"a 1\nb what\nc\n", b"a") == (1, [1])
 
 
+LIMITS = b"""Limit                     Soft Limit           Hard Limit           Units
+Max data size             unlimited            1000                 bytes
+Max open files            1024                 4096                 files
+Max nice priority         0                    0
+"""
+
+
+def rlimit(name: bytes, text: bytes = LIMITS) -> int:
+    """The value, or -errno."""
+    value = ffi.new("unsigned long long *")
+    error = lib.rm_parse_rlimit(text, len(text), name, value)
+    return -error if error else int(value[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(b"Max open files", 1024), (b"Max data size", NO_LIMIT), (b"Max nice priority", 0)]
+)
+def test_reads_the_soft_value_of_a_resource_limit(name: bytes, value: int) -> None:
+    assert rlimit(name) == value
+
+
+@pytest.mark.parametrize("name", [b"Max data", b"Max open", b"Max address space", b"open files"])
+def test_a_resource_limit_is_matched_whole_and_must_be_there(name: bytes) -> None:
+    assert rlimit(name) == -errno.EBADMSG
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"Max x", b"Max x ", b"Max x   \n", b"Max x -1", b"Max x unlimite\nd", b"Max x 18446744073709551616"]
+)
+def test_a_resource_limit_without_a_number_is_a_bad_message(text: bytes) -> None:
+    assert rlimit(b"Max x", text) == -errno.EBADMSG
+
+
+def test_entries_are_counted_beyond_one_buffer(tmp_path: Path, directory: int) -> None:
+    assert lib.rm_count_entries(directory) == 2
+    for number in range(3000):
+        (tmp_path / f"{number:0100}").touch()
+    assert lib.rm_count_entries(directory) == 3002
+    assert lib.rm_count_entries(directory) == 3002, "from the start each time"
+
+
+def test_counting_what_is_no_directory_is_an_error(tmp_path: Path) -> None:
+    for count in (lib.rm_count_entries, lambda descriptor: lib.rm_count_tasks(descriptor, 0)):
+        assert count(-errno.EACCES) == -errno.EACCES
+        with (tmp_path / "file").open("wb") as file:
+            assert count(file.fileno()) == -errno.ENOTDIR
+
+
+def test_tasks_are_the_links_of_a_processs_task_directory(tmp_path: Path, directory: int) -> None:
+    for name in ("1/task/1", "1/task/2", "23/task/23", "23/task/24", "23/task/25", "x9/task/1", "4/other"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    assert lib.rm_count_tasks(directory, os.getuid()) == 2 + 3
+    assert lib.rm_count_tasks(directory, os.getuid() + 1) == 0
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_within_their_length(text: bytes) -> None:
     assert integer(text) >= -errno.EBADMSG
     assert keys(text, b"a", b"MemTotal:")[0] >= -errno.EBADMSG
+    assert rlimit(b"Max x", text) >= -errno.EBADMSG
 
 
 # DESIGN.md, section 3:
@@ -236,8 +292,8 @@ FUNCTIONS = [name for name in dir(lib) if name.startswith("rm_") and not name.st
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[int]:
-    """One with the three entries of a process in it."""
-    for name in ("1/task", "1/fd", "self"):
+    """Stands for a /proc in which one process lives."""
+    for name in ("1/task", "self"):
         (tmp_path / name).mkdir(parents=True)
     descriptor = os.open(tmp_path, os.O_RDONLY)
     yield descriptor
