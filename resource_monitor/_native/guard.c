@@ -440,7 +440,7 @@ static void unlink_domain(int domain)
 }
 
 /* Whether a block that is too large for pymalloc passes us by. It does where the domain has malloc of its own, as MEM and
- * OBJ have under PYTHONMALLOC=malloc, and where a hook that was there before us put back what it had found. */
+ * OBJ have under PYTHONMALLOC=malloc, and where nobody calls us any more. */
 static bool bypassed(int domain)
 {
     enum { ABOVE_PYMALLOC = 4096, MARK = 1 << 30 };
@@ -466,16 +466,11 @@ static void start_watching(const rm_guard_watch *watch)
     guard.emergency = guard.floor / EMERGENCY_SHARE;
 }
 
-/* Begin to guard by `watch`; `event` is called with rm_guard_event bits when there is something to tell. 0, or ENOSYS
- * where this interpreter does not offer what is needed. */
-int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
+/* Stand in front of every allocator that is not reached through us: all of them at first, later those where a hook that
+ * was there before us put back what it had found. */
+void rm_guard_link(void)
 {
-    static bool fork_handled;
-    if (!find_python())
-        return ENOSYS;
     PyGILState_STATE state = PyGILState_Ensure();
-    if (!fork_handled)
-        fork_handled = pthread_atfork(before_fork, after_fork, after_fork) == 0;
     /* a debug hook's or another library's block does not start where malloc's does */
     const char *name = python.name ? python.name() : NULL;
     if (!linked[RAW])
@@ -489,6 +484,19 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
         python.set_arena(&wrapper);
         arena_linked = true;
     }
+    PyGILState_Release(state);
+}
+
+/* Begin to guard by `watch`; `event` is called with rm_guard_event bits when there is something to tell. 0, or ENOSYS
+ * where this interpreter does not offer what is needed. */
+int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
+{
+    static bool fork_handled;
+    if (!find_python())
+        return ENOSYS;
+    if (!fork_handled)
+        fork_handled = pthread_atfork(before_fork, after_fork, after_fork) == 0;
+    rm_guard_link();
     pthread_mutex_lock(&lock);
     start_watching(watch);
     guard.event = event;
@@ -496,7 +504,6 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
     pthread_mutex_unlock(&lock);
     atomic_store(&budget, 0);
     tell();
-    PyGILState_Release(state);
     return 0;
 }
 
