@@ -27,13 +27,13 @@ _MOST_STARTS = 500
 
 
 class Cage:
-    """Runs ``app:attribute`` on a free loopback port inside a memory limit of ``limit`` bytes, until left.
+    """Runs ``MODULE:app`` on a free loopback port inside a memory limit of ``limit`` bytes, until left.
 
     ``kills`` says when the kernel killed it, by :func:`time.monotonic`; ``exits`` counts how often it ended otherwise.
     ``cgroup`` is ``None`` where the limit is only declared.
     """
 
-    def __init__(self, attribute: str, limit: int, environment: dict[str, str]) -> None:
+    def __init__(self, module: str, limit: int, environment: dict[str, str]) -> None:
         self.kills: list[float] = []
         self.exits = 0
         self.cgroup: ChildCgroup | None = None
@@ -46,7 +46,7 @@ class Cage:
         self.url = f"http://127.0.0.1:{port}"
         self._environment = os.environ | environment | declared
         self._argv = [
-            *(sys.executable, "-m", "uvicorn", f"app:{attribute}", "--app-dir", str(Path(__file__).parent)),
+            *(sys.executable, "-m", "uvicorn", f"{module}:app", "--app-dir", str(Path(__file__).parent)),
             *("--port", str(port), "--log-level", "error", "--no-access-log"),
         ]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed in __exit__)

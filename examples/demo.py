@@ -52,8 +52,8 @@ def main() -> int:
     )
     records: list[Record] = []
     try:
-        for label, attribute in APPS.items():
-            with Cage(attribute, options.limit, environment) as cage:
+        for label, module in APPS.items():
+            with Cage(module, options.limit, environment) as cage:
                 if not records:
                     console.print(f"Limit: {format_size(options.limit)}, {describe_limit(cage)}", soft_wrap=True)
                 try:

@@ -43,9 +43,10 @@ def explain(pid: int | None = None, *, declared: int | None = None, root: str = 
     return Explanation(ordered, biting[0] if biting else None, _sentence(biting))
 
 
-def _order(limit: Limit) -> tuple[bool, bool, int]:
+def _order(limit: Limit) -> tuple[bool, bool, int, bool]:
     # of two limits with the same headroom the one that fails softly is met first
-    return (Flag.UNREADABLE in limit.flags, limit.headroom is None, limit.headroom or 0)
+    kills = limit.consequence is Consequence.KILL
+    return (Flag.UNREADABLE in limit.flags, limit.headroom is None, limit.headroom or 0, kills)
 
 
 def _sentence(biting: list[Limit]) -> str:

@@ -88,7 +88,8 @@ class AllocationGuard:
         return _installed is self
 
     def install(self) -> None:
-        """Begin to guard this process; does nothing when this guard does already.
+        """Begin to guard this process. Of a guard that is at work already it makes sure that allocations reach it: a
+        hook that was there first, such as tracemalloc's, takes it away with itself.
 
         Raises :class:`GuardError` when another guard is installed, or this interpreter cannot be guarded: a
         free-threaded build has allocators of its own.
@@ -96,6 +97,7 @@ class AllocationGuard:
         global _installed
         with _lock:
             if _installed is self:
+                lib.rm_guard_link()
                 return
             if _installed is not None:
                 raise GuardError("Another allocation guard is installed; uninstall it first, there is one a process.")

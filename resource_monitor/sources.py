@@ -92,6 +92,9 @@ def memory(process: str, *, pid: int | None, declared: int | None, root: str) ->
 def open_files(process: str, *, root: str) -> list[Source]:
     """Every limit on open file descriptors."""
     proc, file_nr = f"/proc/{process}", "/proc/sys/fs/file-nr"
+    # no cgroup is looked for here, which would have noticed
+    if process != "self" and not os.path.isdir(cgroup.on_disk(root, proc)):
+        raise ProbeError(proc, "there is no such process")
     return [
         Source(
             lib.RM_OPEN_FILES,

@@ -9,6 +9,8 @@ import pytest
 from child_cgroup import CannotCreate, ChildCgroup, find_home
 from machine import Clock, Machine, Service
 
+from resource_monitor import guard
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -28,6 +30,14 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def _no_declared_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit in the environment of whoever runs the tests would be part of every reading."""
     monkeypatch.delenv("RESOURCE_MONITOR_LIMIT", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_guard_left_behind() -> Iterator[None]:
+    """The guard is one a process: left by one test's middleware it would refuse the next one's allocations."""
+    yield
+    if guard._installed is not None:
+        guard._installed.uninstall()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """A directory tree that stands in for a machine: real files, read by the real readers through ``root=``."""
 
+import os
 from pathlib import Path
 
 from resource_monitor.monitor import MemoryMonitor
@@ -8,6 +9,11 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 V1_UNLIMITED = 9223372036854771712
+
+
+def descriptors() -> set[int]:
+    """The open ones, without the one that lists them."""
+    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
 
 
 class Clock:
@@ -48,15 +54,57 @@ class Machine:
         self.path(path).unlink(missing_ok=True)
         self.path(path).mkdir(parents=True)
 
-    def memory(self, *, total: int, available: int) -> None:
+    def memory(self, *, total: int, available: int, commit_limit: int = 0, committed: int = 0) -> None:
         self.write(
             "/proc/meminfo",
             f"MemTotal:       {total // 1024} kB\nMemFree:        1024 kB\nMemAvailable:   {available // 1024} kB\n"
+            f"CommitLimit:    {commit_limit // 1024} kB\nCommitted_AS:   {committed // 1024} kB\n"
             "HugePages_Total:       0\n",
         )
 
+    def overcommit(self, mode: int) -> None:
+        self.write("/proc/sys/vm/overcommit_memory", f"{mode}\n")
+
     def resident(self, size: int) -> None:
-        self.write("/proc/self/statm", f"999999 {size // 4096} 100 700 0 5000 0\n")
+        self.statm(resident=size)
+
+    def statm(
+        self, *, size: int = 4 << 30, resident: int = 8 << 20, data: int = 20 << 20, process: str = "self"
+    ) -> None:
+        pages = [figure // 4096 for figure in (size, resident, data)]
+        self.write(f"/proc/{process}/statm", f"{pages[0]} {pages[1]} 100 700 0 {pages[2]} 0\n")
+
+    def rlimits(self, process: str = "self", **soft: int) -> None:
+        """``/proc/PID/limits`` with the soft limits of the given names (``address_space=...``), the rest unlimited."""
+        rows = [
+            ("Max cpu time", "seconds"),
+            ("Max data size", "bytes"),
+            ("Max stack size", "bytes"),
+            ("Max processes", "processes"),
+            ("Max open files", "files"),
+            ("Max address space", "bytes"),
+            ("Max nice priority", ""),
+        ]
+        lines = [f"{'Limit':<25} {'Soft Limit':<20} {'Hard Limit':<20} {'Units':<10}"]
+        for name, unit in rows:
+            value = soft.pop(name.removeprefix("Max ").replace(" ", "_"), None)
+            lines.append(f"{name:<25} {'unlimited' if value is None else value:<20} {'unlimited':<20} {unit:<10}")
+        assert not soft
+        self.write(f"/proc/{process}/limits", "\n".join(lines) + "\n")
+
+    def descriptors(self, count: int, process: str = "self") -> None:
+        for number in range(count):
+            self.write(f"/proc/{process}/fd/{number}", "")
+
+    def owner(self, uid: int, *, capabilities: int = 0, process: str = "self") -> None:
+        self.write(
+            f"/proc/{process}/status",
+            f"Name:\tpython: x\nUid:\t{uid}\t99\t99\t99\nGid:\t5\t5\t5\t5\nCapEff:\t{capabilities:016x}\n",
+        )
+
+    def tasks_level(self, directory: str, *, limit: int | None, usage: int) -> None:
+        self.write(f"{directory}/pids.max", f"{'max' if limit is None else limit}\n")
+        self.write(f"{directory}/pids.current", f"{usage}\n")
 
     def process(self, memberships: str, mounts: str) -> None:
         """The lines of ``/proc/self/cgroup`` and ``/proc/self/mountinfo``."""

@@ -173,7 +173,8 @@ static int read_limits(int tier, int64_t now)
     guard.statistics.full_checks++;
     guard.full_at = now;
     u64 limit = guard.outcome.tightest;
-    u64 floor = limit == NO_LIMIT ? 0 : limit / 1000000 * guard.watch.floor_share;
+    u64 share = guard.watch.floor_share;
+    u64 floor = limit == NO_LIMIT ? 0 : limit / 1000000 * share + limit % 1000000 * share / 1000000;
     floor = floor < guard.watch.floor_least ? guard.watch.floor_least : floor;
     guard.floor = floor > guard.watch.floor_most ? guard.watch.floor_most : floor;
     bool removed = guard.outcome.failed != RM_NONE && guard.watch.limits[guard.outcome.failed].error == ENODEV;
@@ -439,7 +440,7 @@ static void unlink_domain(int domain)
 }
 
 /* Whether a block that is too large for pymalloc passes us by. It does where the domain has malloc of its own, as MEM and
- * OBJ have under PYTHONMALLOC=malloc, and where a hook that was there before us put back what it had found. */
+ * OBJ have under PYTHONMALLOC=malloc, and where nobody calls us any more. */
 static bool bypassed(int domain)
 {
     enum { ABOVE_PYMALLOC = 4096, MARK = 1 << 30 };
@@ -465,16 +466,11 @@ static void start_watching(const rm_guard_watch *watch)
     guard.emergency = guard.floor / EMERGENCY_SHARE;
 }
 
-/* Begin to guard by `watch`; `event` is called with rm_guard_event bits when there is something to tell. 0, or ENOSYS
- * where this interpreter does not offer what is needed. */
-int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
+/* Stand in front of every allocator that is not reached through us: all of them at first, later those where a hook that
+ * was there before us put back what it had found. */
+void rm_guard_link(void)
 {
-    static bool fork_handled;
-    if (!find_python())
-        return ENOSYS;
     PyGILState_STATE state = PyGILState_Ensure();
-    if (!fork_handled)
-        fork_handled = pthread_atfork(before_fork, after_fork, after_fork) == 0;
     /* a debug hook's or another library's block does not start where malloc's does */
     const char *name = python.name ? python.name() : NULL;
     if (!linked[RAW])
@@ -488,6 +484,19 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
         python.set_arena(&wrapper);
         arena_linked = true;
     }
+    PyGILState_Release(state);
+}
+
+/* Begin to guard by `watch`; `event` is called with rm_guard_event bits when there is something to tell. 0, or ENOSYS
+ * where this interpreter does not offer what is needed. */
+int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
+{
+    static bool fork_handled;
+    if (!find_python())
+        return ENOSYS;
+    if (!fork_handled)
+        fork_handled = pthread_atfork(before_fork, after_fork, after_fork) == 0;
+    rm_guard_link();
     pthread_mutex_lock(&lock);
     start_watching(watch);
     guard.event = event;
@@ -495,7 +504,6 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
     pthread_mutex_unlock(&lock);
     atomic_store(&budget, 0);
     tell();
-    PyGILState_Release(state);
     return 0;
 }
 

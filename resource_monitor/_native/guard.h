@@ -31,6 +31,7 @@ typedef struct {
 } rm_guard_statistics;
 
 int rm_guard_install(const rm_guard_watch *watch, void (*event)(int));
+void rm_guard_link(void);
 void rm_guard_uninstall(void);
 void rm_guard_watch_now(const rm_guard_watch *watch);
 void rm_guard_read(rm_guard_statistics *out);

@@ -26,7 +26,7 @@ def test_a_wrapped_app_survives_a_burst(child_cgroup: MakeCgroup, library: str |
 
 def test_the_same_app_without_it_is_killed(child_cgroup: MakeCgroup) -> None:
     cgroup = child_cgroup(256 * MIB)
-    with serve(cgroup, *uvicorn("app:unprotected"), cwd=EXAMPLES) as server:
+    with serve(cgroup, *uvicorn("unprotected:app"), cwd=EXAMPLES) as server:
         answers = burst(server.port, PATH, REQUESTS)
         assert server.process.wait(60) == -9
     assert cgroup.oom_kills() >= 1

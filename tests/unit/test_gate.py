@@ -1,11 +1,15 @@
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from machine import GIB, MIB, Machine, Service
 
+from resource_monitor import Resource, counts
 from resource_monitor.admission import Pressure
+from resource_monitor.counts import CountMonitor
 from resource_monitor.errors import ConfigurationError
+from resource_monitor.limits import open_file_limits, task_limits
 from resource_monitor.middleware import gate as module
 from resource_monitor.middleware.gate import Gate
 from resource_monitor.monitor import MemoryMonitor
@@ -51,6 +55,28 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
             "on_probe_error='panic' is neither 'admit' nor 'refuse'; give one of them.",
         ),
         ({"exempt": "/x"}, "exempt='/x' is one text; give a list of paths, such as ['/x']."),
+        (
+            {"also": {Resource.MEMORY: 32}},
+            "also has <Resource.MEMORY: 'memory'>, which is not counted; give Resource.OPEN_FILES or Resource.TASKS "
+            "(min_available is for memory).",
+        ),
+        (
+            {"also": {"open_files": 32}},
+            "also has 'open_files', which is not counted; give Resource.OPEN_FILES or Resource.TASKS "
+            "(min_available is for memory).",
+        ),
+        (
+            {"also": {Resource.TASKS: -1}},
+            "also has -1 for Resource.TASKS; give how many must be left, such as 32.",
+        ),
+        (
+            {"also": {Resource.TASKS: True}},
+            "also has True for Resource.TASKS; give how many must be left, such as 32.",
+        ),
+        (
+            {"also": {Resource.OPEN_FILES: "5%"}},
+            "also has '5%' for Resource.OPEN_FILES; give how many must be left, such as 32.",
+        ),
         ({"retry_after": 0}, "retry_after=0 is not a number of seconds; give a whole number from 1 to 86400."),
     ],
 )
@@ -154,6 +180,76 @@ def test_exempt_paths_are_never_refused(service: Service, gate: Gate) -> None:
     assert gate.enter("/mnt/healthz", "/mnt")
     assert not gate.enter("/other")
     assert gate.statistics().exempt == 2
+
+
+# --- descriptors and tasks ---
+
+
+@pytest.fixture
+def few_descriptors(service: Service, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets the service have so many descriptors left."""
+    machine = service.machine
+    machine.descriptors(4)
+
+    def leave(number: int) -> None:
+        machine.rlimits(open_files=4 + number)
+        service.clock.pass_(10)
+
+    leave(1000)
+    sampler = CountMonitor(lambda: open_file_limits(root=str(machine)), clock=service.clock)
+    monkeypatch.setattr(counts, "open_files", lambda: sampler)
+    return leave
+
+
+def test_descriptors_that_run_short_refuse_too(service: Service, few_descriptors: Callable[[int], None]) -> None:
+    gate = Gate(monitor=service.monitor, also={Resource.OPEN_FILES: 32})
+    few_descriptors(32)
+    assert gate.enter("/")
+    few_descriptors(31)
+    assert not gate.enter("/")
+    assert gate.enter("/livez")
+    few_descriptors(32)
+    assert gate.enter("/")
+    assert gate.statistics().shed == 1
+
+
+def test_a_shortage_of_descriptors_is_logged_in_their_name(
+    service: Service, few_descriptors: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(monitor=service.monitor, also={Resource.OPEN_FILES: 32})
+    few_descriptors(5)
+    for _ in range(3):
+        gate.enter("/")
+    assert messages(caplog) == [
+        (
+            logging.WARNING,
+            "Shedding: 5 open files left, 32 wanted; requests are answered 503 until there is room again.",
+        )
+    ]
+
+
+@pytest.mark.parametrize("policy", ["admit", "refuse"])
+def test_descriptors_that_cannot_be_counted_follow_the_policy(
+    service: Service, few_descriptors: Callable[[int], None], policy: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = Gate(monitor=service.monitor, also={Resource.OPEN_FILES: 32}, on_probe_error=policy)
+    service.machine.write("/proc/self/limits", "?")
+    service.clock.pass_(10)
+    assert gate.enter("/") is (policy == "admit")
+    assert gate.statistics().probe_errors == 1
+    assert [
+        text for level, text in messages(caplog) if level == logging.ERROR and "/proc/self/limits: does not" in text
+    ]
+    few_descriptors(100)
+    assert gate.enter("/")
+
+
+def test_tasks_that_run_short_refuse_too(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    service.machine.tasks_level("/sys/fs/cgroup", limit=100, usage=99)
+    sampler = CountMonitor(lambda: task_limits(root=str(service.machine)), clock=service.clock)
+    monkeypatch.setattr(counts, "tasks", lambda: sampler)
+    assert not Gate(monitor=service.monitor, also={Resource.TASKS: 2}).enter("/")
+    assert Gate(monitor=service.monitor, also={Resource.TASKS: 1}).enter("/")
 
 
 # --- the machine without a limit ---
@@ -278,7 +374,8 @@ def test_shedding_is_logged_when_it_begins_and_when_it_ends(
     assert messages(caplog) == [
         (
             logging.WARNING,
-            "Shedding: 1.0 MiB available, 16.0 MiB wanted; requests are answered 503 until there is room again.",
+            "Shedding: 1.0 MiB of memory available, 16.0 MiB wanted; requests are answered 503 until there is room "
+            "again.",
         ),
         (logging.INFO, "Shedding ended: 224.0 MiB available."),
     ]

@@ -3,7 +3,7 @@ import gc
 import os
 
 import pytest
-from machine import GIB, MIB, Machine
+from machine import GIB, MIB, Machine, descriptors
 
 from resource_monitor import limits
 from resource_monitor.errors import ProbeError
@@ -12,15 +12,15 @@ from resource_monitor.limits import FULL, USAGE, Consequence, Flag, Limit, Limit
 UNBOUNDED = 2**64 - 1
 
 
-def descriptors() -> set[int]:
-    """The open ones, without the one that lists them."""
-    return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
-
-
 def read(machine: Machine, *, declared: int | None = None) -> LimitReader:
     reader = memory_limits(declared=declared, root=str(machine))
     assert reader.read(FULL)
     return reader
+
+
+def named(reader: LimitReader, kind: str) -> Limit:
+    [limit] = [limit for limit in reader.limits() if limit.kind == kind]
+    return limit
 
 
 def test_headroom_is_limit_minus_usage_plus_what_the_kernel_would_reclaim(machine: Machine) -> None:
@@ -94,10 +94,16 @@ def test_every_level_is_reported_the_unlimited_ones_too(machine: Machine) -> Non
     machine.v2_level("/sys/fs/cgroup/a", limit=None, usage=9 * MIB)
     machine.v2_level("/sys/fs/cgroup/a/b", limit=64 * MIB, usage=8 * MIB)
     found = {limit.where: (limit.value, limit.used, limit.headroom) for limit in read(machine).limits()}
+    unlimited = (None, None, None)
     assert found == {
         "/proc/meminfo": (64 * GIB, 4 * GIB, 60 * GIB),
+        "CommitLimit": unlimited,
+        "RLIMIT_AS": unlimited,
+        "RLIMIT_DATA": unlimited,
         "/sys/fs/cgroup/a/b/memory.max": (64 * MIB, 8 * MIB, 56 * MIB),
-        "/sys/fs/cgroup/a/memory.max": (None, None, None),
+        "/sys/fs/cgroup/a/b/memory.high": unlimited,
+        "/sys/fs/cgroup/a/memory.max": unlimited,
+        "/sys/fs/cgroup/a/memory.high": unlimited,
     }
 
 
@@ -106,8 +112,9 @@ def test_a_limit_of_all_the_machine_has_is_none(machine: Machine, limit: int) ->
     machine.v1("/")
     machine.v1_level("/sys/fs/cgroup/memory", limit=limit, usage=1)
     reader = read(machine)
-    assert [limit.value for limit in reader.limits()] == [64 * GIB, None]
-    assert not any(limit.flags for limit in reader.limits())
+    assert named(reader, "host memory").value == 64 * GIB
+    assert (named(reader, "cgroup v1").value, named(reader, "cgroup v1").flags) == (None, frozenset())
+    assert [limit.kind for limit in reader.limits() if limit.value] == ["host memory"]
 
 
 def test_no_limit_is_none_also_where_the_machines_memory_is_unknown(machine: Machine) -> None:
@@ -150,10 +157,10 @@ def test_a_limit_that_cannot_be_read_is_flagged_and_left_out(machine: Machine, f
     assert failure is not None
     assert failure.path == f"/sys/fs/cgroup/{file}"
     assert failure.problem == "cannot be read: Is a directory"
-    host, cgroup = reader.limits()
+    cgroup = named(reader, "cgroup v2")
     assert cgroup.flags == {Flag.UNREADABLE}
     assert (cgroup.value, cgroup.used, cgroup.headroom) == (None, None, None)
-    assert reader.first() == host
+    assert reader.first() == named(reader, "host memory")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +176,7 @@ def test_a_file_that_holds_something_else_is_told_from_one_that_is_missing(
     failure = reader.failure()
     assert failure is not None
     assert str(failure) == f"/sys/fs/cgroup/{file}: does not hold what the kernel documents for it"
-    assert reader.limits()[1].flags == {Flag.UNREADABLE}
+    assert named(reader, "cgroup v2").flags == {Flag.UNREADABLE}
 
 
 def test_nothing_readable_at_all_is_an_error(machine: Machine) -> None:
@@ -254,7 +261,9 @@ def test_a_limit_that_could_not_be_read_is_back_with_the_next_full_reading(machi
 def test_an_uncertain_place_is_flagged(machine: Machine) -> None:
     machine.v2("/../elsewhere")
     machine.v2_level("/sys/fs/cgroup", limit=64 * MIB, usage=1)
-    assert read(machine).limits()[1].flags == {Flag.UNCERTAIN}
+    reader = read(machine)
+    assert named(reader, "cgroup v2").flags == {Flag.UNCERTAIN}
+    assert named(reader, "cgroup v2 high").flags == {Flag.UNCERTAIN}
 
 
 def test_notices_that_the_process_was_moved(machine: Machine) -> None:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -101,10 +101,66 @@ def test_an_unwanted_key_may_hold_anything() -> None:
     assert keys(b"a 1\nb what\nc\n", b"a") == (1, [1])
 
 
+LIMITS = b"""Limit                     Soft Limit           Hard Limit           Units
+Max data size             unlimited            1000                 bytes
+Max open files            1024                 4096                 files
+Max nice priority         0                    0
+"""
+
+
+def rlimit(name: bytes, text: bytes = LIMITS) -> int:
+    """The value, or -errno."""
+    value = ffi.new("unsigned long long *")
+    error = lib.rm_parse_rlimit(text, len(text), name, value)
+    return -error if error else int(value[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(b"Max open files", 1024), (b"Max data size", NO_LIMIT), (b"Max nice priority", 0)]
+)
+def test_reads_the_soft_value_of_a_resource_limit(name: bytes, value: int) -> None:
+    assert rlimit(name) == value
+
+
+@pytest.mark.parametrize("name", [b"Max data", b"Max open", b"Max address space", b"open files"])
+def test_a_resource_limit_is_matched_whole_and_must_be_there(name: bytes) -> None:
+    assert rlimit(name) == -errno.EBADMSG
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"Max x", b"Max x ", b"Max x   \n", b"Max x -1", b"Max x unlimite\nd", b"Max x 18446744073709551616"]
+)
+def test_a_resource_limit_without_a_number_is_a_bad_message(text: bytes) -> None:
+    assert rlimit(b"Max x", text) == -errno.EBADMSG
+
+
+def test_entries_are_counted_beyond_one_buffer(tmp_path: Path, directory: int) -> None:
+    assert lib.rm_count_entries(directory) == 2
+    for number in range(3000):
+        (tmp_path / f"{number:0100}").touch()
+    assert lib.rm_count_entries(directory) == 3002
+    assert lib.rm_count_entries(directory) == 3002, "from the start each time"
+
+
+def test_counting_what_is_no_directory_is_an_error(tmp_path: Path) -> None:
+    for count in (lib.rm_count_entries, lambda descriptor: lib.rm_count_tasks(descriptor, 0)):
+        assert count(-errno.EACCES) == -errno.EACCES
+        with (tmp_path / "file").open("wb") as file:
+            assert count(file.fileno()) == -errno.ENOTDIR
+
+
+def test_tasks_are_the_links_of_a_processs_task_directory(tmp_path: Path, directory: int) -> None:
+    for name in ("1/task/1", "1/task/2", "23/task/23", "23/task/24", "23/task/25", "x9/task/1", "4/other"):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+    assert lib.rm_count_tasks(directory, os.getuid()) == 2 + 3
+    assert lib.rm_count_tasks(directory, os.getuid() + 1) == 0
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_within_their_length(text: bytes) -> None:
     assert integer(text) >= -errno.EBADMSG
     assert keys(text, b"a", b"MemTotal:")[0] >= -errno.EBADMSG
+    assert rlimit(b"Max x", text) >= -errno.EBADMSG
 
 
 # DESIGN.md, section 3:
@@ -178,7 +234,7 @@ def test_a_file_that_cannot_be_read_is_neither_same_nor_other() -> None:
 def test_reads_nothing_for_another_process_than_its_owner() -> None:
     entries = ffi.new("rm_limit[1]")
     outcome = ffi.new("rm_outcome *", {"least": 5})
-    assert lib.rm_read(entries, 1, lib.RM_FULL, os.getppid(), outcome) == errno.ESTALE
+    assert lib.rm_read(entries, 1, lib.RM_FULL, os.getppid(), 0, outcome) == errno.ESTALE
     assert outcome.least == 5
 
 
@@ -190,13 +246,13 @@ def _read_meminfo(descriptor: int) -> Callable[[], object]:
     outcome = ffi.new("rm_outcome *")
 
     def call() -> None:
-        assert lib.rm_read(entries, 2, lib.RM_FULL, os.getpid(), outcome) == 0
+        assert lib.rm_read(entries, 2, lib.RM_FULL, os.getpid(), 0, outcome) == 0
         assert outcome.least == 0
 
     return call
 
 
-def _calls(meminfo: int) -> dict[str, Callable[[], object]]:
+def _calls(meminfo: int, directory: int, null: int) -> dict[str, Callable[[], object]]:
     number = ffi.new("unsigned long long *")
     numbers = ffi.new("unsigned long long[7]")
     key = ffi.new("char[]", b"a")
@@ -211,6 +267,11 @@ def _calls(meminfo: int) -> dict[str, Callable[[], object]]:
         "rm_parse_keys": lambda: (key, lib.rm_parse_keys(b"a 1\n", 4, names, 1, number)),
         "rm_reclaimable": lambda: lib.rm_reclaimable(2, numbers, number, number),
         "rm_same_content": lambda: lib.rm_same_content(meminfo, b"x", 1),
+        "rm_parse_rlimit": lambda: lib.rm_parse_rlimit(b"Max x 5 6 y\n", 12, b"Max x", number),
+        "rm_count_entries": lambda: lib.rm_count_entries(directory),
+        "rm_count_tasks": lambda: lib.rm_count_tasks(directory, 0),
+        "rm_heap_has_statistics": lib.rm_heap_has_statistics,
+        "rm_heap_report": lambda: lib.rm_heap_report(null),
         "rm_heap_detect": lib.rm_heap_detect,
         "rm_heap_object": lib.rm_heap_object,
         "rm_heap_read": lambda: lib.rm_heap_read(statistics),
@@ -225,12 +286,26 @@ def allocated() -> int:
     return int(statistics.allocated)
 
 
-@pytest.mark.parametrize("name", [name for name in dir(lib) if name.startswith("rm_")])
-def test_no_c_function_leaks_memory_or_descriptors(name: str) -> None:
+# The guard's functions change the whole process: the guard's own tests see to them.
+FUNCTIONS = [name for name in dir(lib) if name.startswith("rm_") and not name.startswith("rm_guard_")]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[int]:
+    """Stands for a /proc in which one process lives."""
+    for name in ("1/task", "self"):
+        (tmp_path / name).mkdir(parents=True)
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    yield descriptor
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_no_c_function_leaks_memory_or_descriptors(name: str, directory: int) -> None:
     """Every function that the extension offers has to be in the table above."""
-    repeats = 200 if name == "rm_heap_relieve" else 5000
-    with open("/proc/meminfo", "rb") as meminfo:
-        call = _calls(meminfo.fileno())[name]
+    repeats = 200 if name in ("rm_heap_relieve", "rm_heap_report") else 5000
+    with open("/proc/meminfo", "rb") as meminfo, open(os.devnull, "wb") as null:
+        call = _calls(meminfo.fileno(), directory, null.fileno())[name]
         for _ in range(100):
             call()
         descriptors, before = len(os.listdir("/proc/self/fd")), allocated()

@@ -1,0 +1,426 @@
+"""Every kind of limit: what it is read from, what it means, and when there is none."""
+
+import os
+
+import pytest
+from machine import GIB, MIB, V1_UNLIMITED, Machine, descriptors
+
+from resource_monitor.errors import ProbeError
+from resource_monitor.limits import FULL, USAGE, Limit, LimitReader, memory_limits, open_file_limits, task_limits
+from resource_monitor.sources import Consequence, Flag
+
+UNBOUNDED = 2**64 - 1
+CAP_SYS_ADMIN, CAP_SYS_RESOURCE, CAP_NET_RAW = 1 << 21, 1 << 24, 1 << 13
+
+
+def memory(machine: Machine, **options: int) -> LimitReader:
+    reader = memory_limits(root=str(machine), **options)
+    assert reader.read(FULL)
+    return reader
+
+
+def files(machine: Machine) -> LimitReader:
+    reader = open_file_limits(root=str(machine))
+    assert reader.read(FULL)
+    return reader
+
+
+def tasks(machine: Machine) -> LimitReader:
+    reader = task_limits(root=str(machine))
+    assert reader.read(FULL)
+    return reader
+
+
+def kinds(reader: LimitReader) -> list[str]:
+    return [limit.kind for limit in reader.limits()]
+
+
+def named(reader: LimitReader, kind: str) -> Limit:
+    [limit] = [limit for limit in reader.limits() if limit.kind == kind]
+    return limit
+
+
+def figures(limit: Limit) -> tuple[int | None, int | None, int | None]:
+    return limit.value, limit.used, limit.headroom
+
+
+# --- the commit limit ---
+
+
+def commit(machine: Machine, mode: int) -> Limit:
+    machine.memory(total=64 * GIB, available=60 * GIB, commit_limit=3 * GIB, committed=2 * GIB)
+    machine.overcommit(mode)
+    return named(memory(machine), "commit limit")
+
+
+def test_the_commit_limit_binds_where_overcommit_is_forbidden(machine: Machine) -> None:
+    limit = commit(machine, 2)
+    assert figures(limit) == (3 * GIB, 2 * GIB, 1 * GIB)
+    assert (limit.where, limit.consequence, limit.flags) == ("CommitLimit", Consequence.MEMORY_ERROR, frozenset())
+    assert memory(machine).first() == limit
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_the_commit_limit_binds_no_one_elsewhere(machine: Machine, mode: int) -> None:
+    assert figures(commit(machine, mode)) == (None, None, None)
+
+
+def test_an_overcommit_mode_that_cannot_be_read_leaves_the_commit_limit_open(machine: Machine) -> None:
+    machine.write("/proc/sys/vm/overcommit_memory", "strict\n")
+    reader = memory(machine)
+    assert named(reader, "commit limit").flags == {Flag.UNREADABLE}
+    failure = reader.failure()
+    assert failure is not None
+    assert failure.path == "/proc/sys/vm/overcommit_memory"
+
+
+def test_a_meminfo_without_a_commit_limit_names_itself(machine: Machine) -> None:
+    machine.overcommit(2)
+    machine.write("/proc/meminfo", "MemTotal: 4096 kB\nMemAvailable: 1024 kB\n")
+    reader = memory(machine)
+    failure = reader.failure()
+    assert failure is not None
+    assert failure.path == "/proc/meminfo"
+    assert named(reader, "host memory").headroom == 1 * MIB
+
+
+def test_what_is_committed_is_followed_between_full_readings(machine: Machine) -> None:
+    commit(machine, 2)
+    reader = memory(machine)
+    machine.memory(total=64 * GIB, available=60 * GIB, commit_limit=3 * GIB, committed=3 * GIB - MIB)
+    assert reader.read(USAGE)
+    assert reader.headroom == reader.fixed == MIB
+
+
+# --- limits on address space ---
+
+
+@pytest.mark.parametrize(
+    ("kind", "where", "rlimit", "used"),
+    [("address space", "RLIMIT_AS", "address_space", "size"), ("data segment", "RLIMIT_DATA", "data_size", "data")],
+)
+def test_a_resource_limit_on_memory_raises_memory_errors(
+    machine: Machine, kind: str, where: str, rlimit: str, used: str
+) -> None:
+    machine.rlimits(**{rlimit: 1 * GIB})
+    machine.statm(**{"size": 10 * GIB, "data": 10 * GIB, used: 300 * MIB})
+    limit = named(memory(machine), kind)
+    assert figures(limit) == (1 * GIB, 300 * MIB, 724 * MIB)
+    assert (limit.where, limit.consequence, limit.flags) == (where, Consequence.MEMORY_ERROR, frozenset())
+    assert memory(machine).first() == limit
+
+
+def test_unlimited_resource_limits_limit_nothing(machine: Machine) -> None:
+    machine.rlimits()
+    machine.statm()
+    reader = memory(machine)
+    assert named(reader, "address space").value is None
+    assert named(reader, "data segment").value is None
+    assert reader.fixed == UNBOUNDED
+
+
+def test_a_table_without_the_line_is_a_limit_that_cannot_be_read(machine: Machine) -> None:
+    machine.write("/proc/self/limits", "Max cpu time  unlimited  unlimited  seconds\n")
+    reader = memory(machine)
+    assert named(reader, "address space").flags == {Flag.UNREADABLE}
+    failure = reader.failure()
+    assert failure is not None
+    assert failure.path == "/proc/self/limits"
+
+
+def test_address_space_gets_no_credit_for_what_could_be_given_back(machine: Machine) -> None:
+    """``fixed`` is the least headroom that relief cannot raise."""
+    machine.container(limit=256 * MIB, usage=200 * MIB)
+    machine.rlimits(address_space=1 * GIB, data_size=2 * GIB)
+    machine.statm(size=1 * GIB - 100 * MIB, data=500 * MIB)
+    reader = memory(machine)
+    assert (reader.headroom, reader.fixed) == (56 * MIB, 100 * MIB)
+
+
+# --- cgroup v1 ---
+
+MEMSW = "/sys/fs/cgroup/memory/memory.memsw"
+
+
+def test_memory_and_swap_together_are_a_limit_of_their_own(machine: Machine) -> None:
+    machine.v1("/")
+    machine.v1_level("/sys/fs/cgroup/memory", limit=256 * MIB, usage=100 * MIB, stat={"total_inactive_file": 10 * MIB})
+    machine.write(f"{MEMSW}.limit_in_bytes", f"{300 * MIB}\n")
+    machine.write(f"{MEMSW}.usage_in_bytes", f"{280 * MIB}\n")
+    reader = memory(machine)
+    limit = named(reader, "cgroup v1 with swap")
+    assert figures(limit) == (300 * MIB, 280 * MIB, 30 * MIB)
+    assert (limit.where, limit.consequence) == (f"{MEMSW}.limit_in_bytes", Consequence.KILL)
+    assert reader.first() == limit
+
+
+def test_a_kernel_without_swap_accounting_has_no_such_limit(machine: Machine) -> None:
+    machine.v1("/")
+    machine.v1_level("/sys/fs/cgroup/memory", limit=256 * MIB, usage=100 * MIB)
+    assert figures(named(memory(machine), "cgroup v1 with swap")) == (None, None, None)
+
+
+def hidden(machine: Machine, hierarchical: int, *, visible: int = V1_UNLIMITED) -> Limit:
+    machine.v1("/a")
+    machine.v1_level("/sys/fs/cgroup/memory", usage=90 * MIB, stat={"hierarchical_memory_limit": hierarchical})
+    machine.v1_level(
+        "/sys/fs/cgroup/memory/a",
+        limit=visible,
+        usage=60 * MIB,
+        stat={"hierarchical_memory_limit": min(hierarchical, visible)},
+    )
+    return named(memory(machine), "cgroup v1 above")
+
+
+def test_a_limit_above_every_visible_cgroup_shows_in_the_statistics(machine: Machine) -> None:
+    limit = hidden(machine, 128 * MIB, visible=200 * MIB)
+    assert figures(limit) == (128 * MIB, 90 * MIB, 38 * MIB)
+    assert limit.where == "/sys/fs/cgroup/memory/memory.stat: hierarchical_memory_limit"
+    assert (limit.consequence, limit.flags) == (Consequence.KILL, {Flag.HIDDEN, Flag.UNCERTAIN})
+    assert memory(machine).first() == limit
+
+
+@pytest.mark.parametrize("hierarchical", [V1_UNLIMITED, 64 * GIB, 200 * MIB, 300 * MIB])
+def test_a_limit_that_a_visible_cgroup_explains_is_not_hidden(machine: Machine, hierarchical: int) -> None:
+    assert figures(hidden(machine, hierarchical, visible=200 * MIB)) == (None, None, None)
+
+
+def test_statistics_without_the_key_hide_nothing(machine: Machine) -> None:
+    machine.v1("/")
+    machine.v1_level("/sys/fs/cgroup/memory", usage=90 * MIB, stat={"cache": 5})
+    assert named(memory(machine), "cgroup v1 above").value is None
+
+
+# --- cgroup v2's memory.high ---
+
+
+def throttled(machine: Machine) -> LimitReader:
+    machine.container(limit=256 * MIB, usage=100 * MIB, inactive_file=10 * MIB)
+    machine.write("/sys/fs/cgroup/memory.high", f"{120 * MIB}\n")
+    return memory(machine)
+
+
+def test_memory_high_throttles(machine: Machine) -> None:
+    limit = named(throttled(machine), "cgroup v2 high")
+    assert figures(limit) == (120 * MIB, 100 * MIB, 30 * MIB)
+    assert (limit.where, limit.consequence) == ("/sys/fs/cgroup/memory.high", Consequence.THROTTLE)
+
+
+def test_what_only_throttles_is_never_the_limit_that_bites(machine: Machine) -> None:
+    reader = throttled(machine)
+    assert reader.first() == named(reader, "cgroup v2")
+    assert (reader.headroom, reader.tightest) == (166 * MIB, 256 * MIB)
+
+
+# --- open files ---
+
+
+def test_descriptors_are_counted_against_the_soft_limit(machine: Machine) -> None:
+    machine.rlimits(open_files=64)
+    machine.descriptors(10)
+    limit = named(files(machine), "open files")
+    assert figures(limit) == (64, 10, 54)
+    assert (limit.where, limit.consequence, limit.flags) == ("RLIMIT_NOFILE", Consequence.OS_ERROR, frozenset())
+
+
+def test_the_whole_systems_descriptors_can_run_out_first(machine: Machine) -> None:
+    machine.rlimits(open_files=1024)
+    machine.descriptors(3)
+    machine.write("/proc/sys/fs/file-nr", "9000\t100\t9216\n")
+    reader = files(machine)
+    limit = named(reader, "open files of the system")
+    assert figures(limit) == (9216, 8900, 316)
+    assert (limit.where, limit.consequence) == ("/proc/sys/fs/file-nr", Consequence.OS_ERROR)
+    assert reader.first() == limit
+
+
+@pytest.mark.parametrize("text", ["", "9000", "9000\t0\n", "9000\t0\tmany\n"])
+def test_a_malformed_file_nr_names_itself(machine: Machine, text: str) -> None:
+    machine.write("/proc/sys/fs/file-nr", text)
+    with pytest.raises(ProbeError, match=r"^/proc/sys/fs/file-nr: does not hold"):
+        files(machine)
+
+
+def test_unlimited_descriptors_limit_nothing(machine: Machine) -> None:
+    machine.rlimits()
+    machine.descriptors(3)
+    assert files(machine).first() is None
+
+
+# --- tasks ---
+
+
+def test_pids_max_counts_at_every_level(machine: Machine) -> None:
+    machine.v2("/pod/app")
+    machine.tasks_level("/sys/fs/cgroup/pod", limit=100, usage=95)
+    machine.tasks_level("/sys/fs/cgroup/pod/app", limit=50, usage=5)
+    reader = tasks(machine)
+    assert [figures(limit) for limit in reader.limits() if limit.kind == "cgroup v2 tasks"] == [
+        (50, 5, 45),
+        (100, 95, 5),
+    ]
+    first = reader.first()
+    assert first is not None
+    assert (first.where, first.consequence) == ("/sys/fs/cgroup/pod/pids.max", Consequence.OS_ERROR)
+
+
+def test_pids_max_of_v1_lives_in_a_hierarchy_of_its_own(machine: Machine) -> None:
+    machine.process(
+        "8:pids:/app\n4:memory:/elsewhere\n",
+        "30 20 0:26 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids\n"
+        "31 20 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n",
+    )
+    machine.tasks_level("/sys/fs/cgroup/pids/app", limit=20, usage=19)
+    first = tasks(machine).first()
+    assert first is not None
+    assert (first.kind, first.headroom) == ("cgroup v1 tasks", 1)
+
+
+def test_an_unlimited_pids_max_is_no_limit(machine: Machine) -> None:
+    machine.v2("/")
+    machine.tasks_level("/sys/fs/cgroup", limit=None, usage=19)
+    assert tasks(machine).first() is None
+
+
+def test_the_whole_systems_tasks_can_run_out(machine: Machine) -> None:
+    machine.write("/proc/loadavg", "0.10 0.20 0.30 3/180 4711\n")
+    machine.write("/proc/sys/kernel/threads-max", "200\n")
+    limit = named(tasks(machine), "tasks of the system")
+    assert figures(limit) == (200, 180, 20)
+    assert (limit.where, limit.consequence) == ("/proc/sys/kernel/threads-max", Consequence.OS_ERROR)
+
+
+@pytest.mark.parametrize("text", ["", "0.10 0.20 0.30", "0.10 0.20 0.30 3/", "0.10 0.20 0.30 3/x 5\n"])
+def test_a_malformed_loadavg_names_itself(machine: Machine, text: str) -> None:
+    machine.write("/proc/loadavg", text)
+    machine.write("/proc/sys/kernel/threads-max", "200\n")
+    with pytest.raises(ProbeError, match=r"^/proc/loadavg: does not hold"):
+        tasks(machine)
+
+
+def of_user(machine: Machine, uid: int, *, capabilities: int = 0) -> LimitReader:
+    """This user owns the two processes of the fake /proc, with 3 and 1 threads."""
+    machine.owner(uid, capabilities=capabilities)
+    machine.rlimits(processes=10)
+    for task in ("100/task/100", "100/task/101", "100/task/102", "200/task/200"):
+        machine.path(f"/proc/{task}").mkdir(parents=True)
+    machine.path("/proc/fs/nfs").mkdir(parents=True)
+    return tasks(machine)
+
+
+def test_every_thread_of_the_user_counts(machine: Machine) -> None:
+    limit = named(of_user(machine, os.getuid() or 1), "tasks of the user")
+    # nobody else's directories can be made without being root, and root's own are then not this user's
+    assert figures(limit) == ((10, 4, 6) if os.getuid() else (10, 0, 10))
+    assert (limit.where, limit.consequence, limit.flags) == ("RLIMIT_NPROC", Consequence.OS_ERROR, {Flag.UNCERTAIN})
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory to another user")
+def test_the_tasks_of_others_do_not_count(machine: Machine) -> None:
+    reader = of_user(machine, 1234)
+    os.chown(machine.path("/proc/100/task"), 1234, 1234)
+    assert reader.read(FULL)
+    assert figures(named(reader, "tasks of the user")) == (10, 3, 7)
+
+
+@pytest.mark.parametrize(("uid", "capabilities"), [(0, 0), (7, CAP_SYS_ADMIN), (7, CAP_SYS_RESOURCE)])
+def test_whom_the_kernel_exempts_has_no_limit_on_the_users_tasks(machine: Machine, uid: int, capabilities: int) -> None:
+    assert "tasks of the user" not in kinds(of_user(machine, uid, capabilities=capabilities))
+
+
+def test_other_capabilities_exempt_no_one(machine: Machine) -> None:
+    assert "tasks of the user" in kinds(of_user(machine, 7, capabilities=CAP_NET_RAW))
+
+
+def test_a_status_that_cannot_be_understood_names_itself(machine: Machine) -> None:
+    machine.write("/proc/self/status", "Name:\tpython\nUid:\tme\nCapEff:\t0\n")
+    with pytest.raises(ProbeError, match=r"^/proc/self/status: does not hold"):
+        tasks(machine)
+
+
+def test_a_walk_through_proc_is_too_dear_for_a_reading_of_usage(machine: Machine) -> None:
+    reader = of_user(machine, 1234)
+    machine.path("/proc/self/limits").write_text("?")
+    assert reader.read(USAGE)
+    assert reader.failure() is None
+
+
+# --- which are read when ---
+
+
+def two_levels(machine: Machine) -> LimitReader:
+    """A near limit in the leaf, 10 MiB, and a far one in the parent, 400 MiB."""
+    machine.v2("/parent/leaf")
+    machine.v2_level("/sys/fs/cgroup/parent", limit=500 * MIB, usage=100 * MIB)
+    machine.v2_level("/sys/fs/cgroup/parent/leaf", limit=64 * MIB, usage=54 * MIB)
+    reader = memory(machine)
+    machine.v2_level("/sys/fs/cgroup/parent", limit=500 * MIB, usage=499 * MIB)
+    machine.v2_level("/sys/fs/cgroup/parent/leaf", limit=64 * MIB, usage=53 * MIB)
+    return reader
+
+
+def test_a_limit_beyond_the_margin_is_not_read_for_usage(machine: Machine) -> None:
+    reader = two_levels(machine)
+    assert reader.read(USAGE, margin=390 * MIB - 1)
+    assert reader.headroom == 11 * MIB
+    assert reader.read(FULL)
+    assert reader.headroom == 1 * MIB
+
+
+def test_a_limit_within_the_margin_is_read_for_usage(machine: Machine) -> None:
+    reader = two_levels(machine)
+    assert reader.read(USAGE, margin=390 * MIB)
+    assert reader.headroom == 1 * MIB
+
+
+def test_a_margin_beyond_all_numbers_reads_everything(machine: Machine) -> None:
+    reader = two_levels(machine)
+    assert reader.read(USAGE, margin=UNBOUNDED)
+    assert reader.headroom == 1 * MIB
+
+
+def test_limits_that_speak_of_the_same_file_share_its_descriptor(machine: Machine) -> None:
+    machine.container()
+    machine.rlimits(address_space=1 * GIB)
+    machine.statm()
+    machine.write("/sys/fs/cgroup/memory.high", f"{120 * MIB}\n")
+    before = descriptors()
+    reader = memory(machine, declared=1 * GIB)
+    opened = [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in descriptors() - before]
+    assert len(kinds(reader)) == 7
+    assert sorted(path.removeprefix(str(machine)) for path in opened) == [
+        "/proc/meminfo",
+        "/proc/self/cgroup",
+        "/proc/self/limits",
+        "/proc/self/statm",
+        "/sys/fs/cgroup/memory.current",
+        "/sys/fs/cgroup/memory.high",
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory.stat",
+    ]
+
+
+# --- another process ---
+
+
+def test_another_process_is_read_by_its_pid(machine: Machine) -> None:
+    machine.write("/proc/77/cgroup", "0::/seven\n")
+    machine.write("/proc/77/mountinfo", "1 0 0:1 / /m rw - cgroup2 none rw\n")
+    machine.v2_level("/m/seven", limit=64 * MIB, usage=60 * MIB)
+    machine.tasks_level("/m/seven", limit=9, usage=8)
+    machine.rlimits("77", open_files=5)
+    machine.descriptors(3, "77")
+    root = str(machine)
+    for reader, headroom in (
+        (memory_limits(pid=77, root=root), 4 * MIB),
+        (task_limits(pid=77, root=root), 1),
+        (open_file_limits(pid=77, root=root), 2),
+    ):
+        assert reader.read(FULL)
+        assert reader.headroom == headroom
+
+
+def test_a_process_that_is_not_there_is_an_error_that_names_it(machine: Machine) -> None:
+    for find in (memory_limits, task_limits, open_file_limits):
+        with pytest.raises(ProbeError, match=r"^/proc/78[:/]"):
+            find(pid=78, root=str(machine))
