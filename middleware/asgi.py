@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Unpack
 
 from resource_monitor.middleware.gate import Admitted, Gate, Statistics
 from resource_monitor.middleware.losses import let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
+from resource_monitor.middleware.steps import as_app
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -57,7 +58,8 @@ class MemoryBackpressureMiddleware:
         """Run the app; whether it ran out of memory and has not answered."""
         response = _Response(send)
         try:
-            await self.app(scope, receive, response.send)
+            app = self.app(scope, receive, response.send)
+            await (as_app(app) if isinstance(app, Coroutine) else app)
             if response.withheld:
                 admitted.lose()
             return response.withheld

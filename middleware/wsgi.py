@@ -11,6 +11,7 @@ from resource_monitor.guard import thread_refusals
 from resource_monitor.middleware.gate import Admitted, Gate, Statistics
 from resource_monitor.middleware.losses import let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
+from resource_monitor.middleware.steps import app_runs
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -84,7 +85,8 @@ class _Response:
             self._body = app(self._environ, self._start_response)
             return
         try:
-            self._body = app(self._environ, self._start)
+            with app_runs():
+                self._body = app(self._environ, self._start)
         except BaseException as error:
             if not self._withhold(error):
                 raise
@@ -120,8 +122,11 @@ class _Response:
 
     def _chunks(self) -> Iterator[bytes]:
         try:
-            for chunk in self._body:
-                if self._withheld:
+            chunks = iter(self._body)
+            while not self._withheld:
+                with app_runs():
+                    chunk = next(chunks, None)
+                if chunk is None or self._withheld:
                     break
                 self._given = self._given or bool(chunk)
                 yield chunk

@@ -19,13 +19,13 @@ from enum import StrEnum
 
 GAIN = 1.15
 _TOLERATED = 1 - 1 / GAIN
-# What is delivered is counted over this many good results, but not less nor more than so many seconds. Losses come
-# sooner than good results do, so that before the first good one there is nothing to count.
+# What is delivered is counted over this many good results, but not less nor more than so many seconds. From idling on,
+# the first good result begins the count: what comes before says how long a request takes, not how many can be done.
 _RESULTS, _SHORTEST, _LONGEST, _PATIENCE = 8, 0.25, 1.0, 5.0
 # How much a new count of what is delivered moves the average; one more than this share lost is a time of losses.
 _WEIGHT, _LOSSY = 0.3, 0.02
-# A paced class that lost nothing for this many counts may speed up quickly, or is let go when the pace did not bind.
-_CALM = 8
+# A paced class that lost nothing for so many counts is let go when the pace did not bind, or may speed up quickly.
+_CALM, _CALM_ENOUGH = 8, 2
 _FASTER, _SLIGHTLY_FASTER, _SLOWER = 1.25, 1.04, 0.8
 # A class is windowed while it has no more than this many in flight, and paced from there on; never less than 1/s.
 _FEW = 10
@@ -50,6 +50,7 @@ class Route:
     """
 
     __slots__ = (
+        "_begun",
         "_calm",
         "_delivered",
         "_filled",
@@ -69,6 +70,7 @@ class Route:
         self.rate: float | None = None
         self.window: float | None = None
         self._since = 0.0
+        self._begun = False
         self._good = self._lost = self._most = 0
         self._held_back = False
         self._delivered: float | None = None
@@ -92,7 +94,7 @@ class Admission:
         """Whether a request of ``route`` may start at ``now`` seconds; True counts it in flight until :meth:`ends`."""
         if route.in_flight == 0:
             if route._good + route._lost == 0:
-                route._since = now  # idling says nothing about what can be delivered
+                route._since, route._begun = now, False
         elif not _in_time(route, now):
             route._held_back = True
             return False
@@ -107,6 +109,8 @@ class Admission:
             route._lost += 1
         else:
             route._good += 1
+            if not route._begun:
+                route._since, route._begun = now, True
         if route.window is not None:
             _slide(route, lost=lost)
         elapsed = now - route._since
@@ -173,7 +177,7 @@ def _count(route: Route, now: float, elapsed: float) -> None:
             route.rate, route.window = None, max(1.0, route._most * (1 - share))
     elif route.rate is not None:
         if route._held_back:
-            route.rate *= _FASTER if route._calm >= _CALM else _SLIGHTLY_FASTER if share < _TOLERATED else 1.0
+            route.rate *= _FASTER if route._calm >= _CALM_ENOUGH else _SLIGHTLY_FASTER if share < _TOLERATED else 1.0
         elif route._calm >= _CALM:
             route.rate = None
     route._calm += 1

@@ -24,7 +24,11 @@ logger = logging.getLogger("resource_monitor")
 
 DEFAULT_FLOOR = "clamp(8MiB, 1%, 256MiB)"
 """Room that large allocations leave for the event loop, the server and small steps: 8 MiB of 256 MiB, 256 MiB of
-64 GiB. Half of it is left for what C libraries, sockets and page tables take unseen."""
+64 GiB. The app's small steps may use half of it, the server's all but an eighth, which is left for what C libraries,
+sockets and page tables take unseen."""
+
+IN_APP: int = lib.RM_IN_APP
+IN_SERVER: int = lib.RM_IN_SERVER
 
 _NO_MOST = 2**64 - 1
 
@@ -34,7 +38,7 @@ class GuardStatistics:
     """What the guard did since the process began; numbers, and bytes where it says so.
 
     ``checks`` are readings of usage, ``full_checks`` those of limits and reclaimable parts too. ``refusals`` became
-    ``MemoryError``; ``small_refusals`` are those at the emergency floor, half of ``floor`` bytes. ``reliefs`` asked the
+    ``MemoryError``; ``small_refusals`` are those of small steps, below half of ``floor`` bytes. ``reliefs`` asked the
     allocator to give memory back and brought ``relieved`` bytes.
     """
 
@@ -189,6 +193,16 @@ def thread_refusals() -> int:
     return int(lib.rm_guard_thread_refusals())
 
 
+def place() -> Any:
+    """The calling thread's place in a request, as an ``int *``: set to :data:`IN_APP` while the app runs on it, and to
+    :data:`IN_SERVER` afterwards. Small steps are refused to the app first; a thread that never says is taken for it."""
+    try:
+        return _places.here
+    except AttributeError:
+        _places.here = lib.rm_guard_place()
+        return _places.here
+
+
 def _read() -> Any:
     out = ffi.new("rm_guard_statistics *")
     lib.rm_guard_read(out)
@@ -219,6 +233,7 @@ def _after_fork_in_child() -> None:
         _installed._follow()
 
 
+_places = threading.local()
 _installed: AllocationGuard | None = None
 _lock = threading.RLock()
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -23,7 +23,7 @@ _BYTES_PER_SECOND = 2.4e9
 _STEP = 1 << 20
 # Relief that gave back less than this did not help, and the next one waits twice as long; seconds.
 _HELPFUL = 1 << 20
-_RELIEF_INTERVAL, _RELIEF_INTERVAL_MAX = 0.005, 5.0
+_RELIEF_INTERVAL, _RELIEF_INTERVAL_MAX = 0.005, 0.25
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,23 +34,21 @@
 #endif
 
 enum {
-    LARGE = 512 << 10,          /* refused at the floor; below it (asyncio reads into 256 KiB), at the emergency floor */
+    LARGE = 288 << 10,          /* refused at the floor; below it (event loops read into 256 KiB), at half of it, */
+    SMALL_SHARE = 2,
+    SERVER_SHARE = 8,           /* or, for the server's own work, at this part: see rm_guard_place */
     TIMED = 64 << 10,           /* from this size on a budget also grows old */
     BUDGET_LEAST = 64 << 10,
     BUDGET_MOST = 16 << 20,
     BUDGET_SHARE = 16,
     CHARGED_SHARE = 128,        /* blocks smaller than this part of what is left may stay untouched: see charge() */
-    EMERGENCY_SHARE = 2,        /* the emergency floor is this part of the floor to begin with, */
-    EMERGENCY_STEP = 16,        /* gives way by this part of itself while small steps are refused, */
-    EMERGENCY_LAST = 8,         /* and ends at this part of the floor */
     GRACE_SHARE = 128,          /* of what is left, after a refusal, for those who deal with it */
     HELPFUL = 1 << 20,          /* relief that brings less did not help */
 };
 #define FULL_INTERVAL 100000000LL       /* ns: limits may be changed at any time */
 #define REREAD_INTERVAL 1000000LL       /* ns: a full reading that did not help is not repeated sooner */
 #define RELIEF_INTERVAL 5000000LL       /* ns: nor is relief, and where it is blind, twice as late each time */
-#define RELIEF_INTERVAL_MOST 5000000000LL
-#define STEP_INTERVAL 100000000LL       /* ns: between two steps of the emergency floor */
+#define RELIEF_INTERVAL_MOST 250000000LL
 #define ANNOUNCE_INTERVAL 1000000000LL
 #define AGE_LEAST 1000000LL
 #define AGE_MOST 50000000LL
@@ -93,6 +91,7 @@ static _Atomic unsigned int refuse_every;
 static _Atomic bool untold;
 static _Atomic u64 refusals;
 static __thread u64 thread_refusals;
+static __thread int place;                      /* an rm_guard_place */
 static __thread bool inside;                    /* an allocation made on behalf of a check must not be checked */
 
 /* Everything below is held by `lock`. */
@@ -103,8 +102,8 @@ static struct {
     rm_outcome outcome;
     void (*event)(int);
     int events;
-    int64_t full_at, relief_due, relief_interval, announce_due, step_due;
-    u64 floor, emergency;
+    int64_t full_at, relief_due, relief_interval, announce_due;
+    u64 floor;
     unsigned int injected;
     rm_guard_statistics statistics;
 } guard;
@@ -149,25 +148,11 @@ static void tell(void)
         atomic_store(&untold, true); /* its queue is full; the next check tries again */
 }
 
-/* Small steps are refused to whoever comes next, the event loop too, and where nothing is freed that would end all
- * service. So the emergency floor gives way slowly: work that frees what it takes goes on, while growth meets it again
- * at once. It is whole again as soon as the floor is. */
-static void step_down(int64_t now)
-{
-    if (now < guard.step_due)
-        return;
-    guard.step_due = now + STEP_INTERVAL;
-    if (guard.emergency > guard.floor / EMERGENCY_LAST)
-        guard.emergency -= guard.emergency / EMERGENCY_STEP;
-}
-
 /* 0, or ESTALE in a child that was forked a moment ago. */
 static int read_limits(int tier, int64_t now)
 {
     int error = rm_read(guard.watch.limits, guard.watch.count, tier, guard.watch.owner, guard.watch.margin, &guard.outcome);
     guard.statistics.checks++;
-    if (!error && guard.outcome.headroom >= guard.floor)
-        guard.emergency = guard.floor / EMERGENCY_SHARE;
     if (error || tier != RM_FULL)
         return error;
     guard.statistics.full_checks++;
@@ -208,14 +193,12 @@ static void relieve(int64_t now)
  * left, so that a thousand refusals do not add up to the kernel's kill. */
 static bool refuse(size_t size, u64 headroom, bool small, int64_t now)
 {
-    u64 above = minus(headroom, guard.emergency) / BUDGET_SHARE, grace = headroom / GRACE_SHARE;
+    u64 above = minus(headroom, guard.floor / SMALL_SHARE) / BUDGET_SHARE, grace = headroom / GRACE_SHARE;
     u64 next = above > grace ? above : grace;
     atomic_fetch_add_explicit(&refusals, 1, memory_order_relaxed);
     thread_refusals++;
     guard.statistics.refusals++;
     guard.statistics.small_refusals += small;
-    if (small)
-        step_down(now);
     guard.statistics.refused_size = size;
     guard.statistics.refused_headroom = headroom;
     atomic_store_explicit(&budget, next > BUDGET_MOST ? BUDGET_MOST : (int64_t)next, memory_order_relaxed);
@@ -244,7 +227,7 @@ static bool check(size_t size, bool small, bool *charged)
         atomic_store_explicit(&budget, 0, memory_order_relaxed);
         return false;
     }
-    u64 floor = small ? guard.emergency : guard.floor;
+    u64 floor = guard.floor / (!small ? 1 : place == RM_IN_SERVER ? SERVER_SHARE : SMALL_SHARE);
     u64 needed = size > NO_LIMIT - floor ? NO_LIMIT : size + floor;
     int tier = now - guard.full_at >= FULL_INTERVAL ? RM_FULL : RM_USAGE;
     if (read_limits(tier, now)) {
@@ -262,7 +245,8 @@ static bool check(size_t size, bool small, bool *charged)
     if (headroom < needed)
         return refuse(size, headroom, small, now);
 
-    u64 left = headroom - needed, next = left / BUDGET_SHARE;
+    /* what passes unchecked may be anyone's, so that below the app's floor nothing does */
+    u64 left = minus(headroom, size + guard.floor / SMALL_SHARE), next = left / BUDGET_SHARE;
     size_t from = left / CHARGED_SHARE > TIMED ? left / CHARGED_SHARE : TIMED;
     /* another library's hook below us may want the GIL, for which nobody may wait who holds the lock */
     *charged = size >= from && usable_size;
@@ -463,7 +447,6 @@ static void start_watching(const rm_guard_watch *watch)
     guard.relief_interval = RELIEF_INTERVAL;
     guard.relief_due = 0;
     read_limits(RM_FULL, now_ns());
-    guard.emergency = guard.floor / EMERGENCY_SHARE;
 }
 
 /* Stand in front of every allocator that is not reached through us: all of them at first, later those where a hook that
@@ -546,6 +529,10 @@ void rm_guard_read(rm_guard_statistics *out)
     out->floor = guard.floor;
     pthread_mutex_unlock(&lock);
 }
+
+/* Where on the calling thread's way through a request it is: the address of an rm_guard_place, which is kept up to date
+ * by whoever runs the app. A thread that never said so is taken to run the app. */
+int *rm_guard_place(void) { return &place; }
 
 /* How often anything was refused in this process, and on the calling thread. */
 u64 rm_guard_refusals(void) { return atomic_load_explicit(&refusals, memory_order_relaxed); }

@@ -16,13 +16,16 @@ typedef struct {
     unsigned int floor_share;
 } rm_guard_watch;
 
+/* Small steps are refused to the app first, so that the event loop and the server keep room to work. */
+enum rm_guard_place { RM_ANYWHERE, RM_IN_APP, RM_IN_SERVER };
+
 enum rm_guard_event { RM_GUARD_REFUSED = 1, RM_GUARD_MOVED = 2 };
 
 typedef struct {
     unsigned long long checks;          /* times that usage was read */
     unsigned long long full_checks;     /* of these: limits and reclaimable parts too */
     unsigned long long refusals;
-    unsigned long long small_refusals;  /* of these: growth by small steps, at the emergency floor */
+    unsigned long long small_refusals;  /* of these: growth by small steps */
     unsigned long long reliefs;         /* times that the allocator was asked to give back */
     unsigned long long relieved;        /* bytes of headroom that this brought */
     unsigned long long floor;           /* bytes, as of the last full check */
@@ -35,6 +38,7 @@ void rm_guard_link(void);
 void rm_guard_uninstall(void);
 void rm_guard_watch_now(const rm_guard_watch *watch);
 void rm_guard_read(rm_guard_statistics *out);
+int *rm_guard_place(void);
 unsigned long long rm_guard_refusals(void);
 unsigned long long rm_guard_thread_refusals(void);
 void rm_guard_refuse_every(unsigned int n);

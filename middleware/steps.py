@@ -1,0 +1,47 @@
+"""Runs the app while the allocation guard knows that it is the app: what is left last belongs to the server.
+
+On an event loop the app and the server take turns on one thread, so that each step of the app's coroutine is marked.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Coroutine, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from resource_monitor.guard import IN_APP, IN_SERVER, place
+
+
+@types.coroutine
+def as_app(app: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
+    """Await ``app`` with each of its steps marked as the app's."""
+    here = place()
+    value: Any = None
+    error: BaseException | None = None
+    while True:
+        here[0] = IN_APP
+        try:
+            if error is None:
+                waits_for = app.send(value)
+            else:
+                waits_for, error = app.throw(error), None
+        except StopIteration:
+            return
+        finally:
+            here[0] = IN_SERVER
+        try:
+            value = yield waits_for
+        except BaseException as thrown:
+            error = thrown
+
+
+@contextmanager
+def app_runs() -> Iterator[None]:
+    """Mark what this thread does in the block as the app's."""
+    here = place()
+    here[0] = IN_APP
+    try:
+        yield
+    finally:
+        here[0] = IN_SERVER
