@@ -68,8 +68,9 @@ def _environment(wanted: str, settings: str | None, present: Mapping[str, str]) 
     given = {**present, **({} if settings is None else {"MALLOC_CONF": settings})}
     if wanted == "off":
         return given
+    tried = {"MALLOC_CONF": _SETTINGS, **given}
     if wanted == "auto":
-        trial = preload.find(given)
+        trial = preload.find(tried)
         if trial is None:
             sys.stderr.write(
                 "resource-monitor: note: no jemalloc that can be preloaded was found, going on without it; install it "
@@ -77,10 +78,10 @@ def _environment(wanted: str, settings: str | None, present: Mapping[str, str]) 
             )
             return given
     else:
-        trial = _explicit(wanted, given)
+        trial = _explicit(wanted, tried)
     if trial.complaint and settings is not None:
         raise CommandError(f"--malloc-conf {settings!r}: jemalloc says {trial.complaint!r}; see jemalloc(3)", BAD_INPUT)
-    if trial.allocator == "jemalloc":
+    if trial.allocator == "jemalloc" and not trial.complaint:
         given.setdefault("MALLOC_CONF", _SETTINGS)
     return preload.preloading(given, trial.library)
 
