@@ -27,8 +27,8 @@ def frame(name: str, samples: Sequence[Sample], interval: float, width: int, hei
     if first is None:
         return [[Span(shorten(f"{name}: {last.explanation.sentence}", width))]]
     lines = [
-        [Span(shorten(heading(name, first), width), "bold")],
-        [Span(figures(first) + kills(last.kills), "bold red" if last.kills else "")],
+        [Span(heading(name, first, width), "bold")],
+        [Span(figures(first, last.kills), "bold red" if last.kills else "")],
     ]
     table = limit_table(last.explanation, width, where=False)[: _MOST_LIMITS + 1]
     rows = height - len(lines) - 3 - len(table) - 1
@@ -40,19 +40,21 @@ def frame(name: str, samples: Sequence[Sample], interval: float, width: int, hei
     return [*lines, *([[Span("")], *table] if table else [])][:height]
 
 
-def heading(name: str, limit: Limit) -> str:
-    return f"{name}: {limit.kind} of {format_size(limit.value or 0)} ({limit.where})"
+def heading(name: str, limit: Limit, width: int) -> str:
+    """Whose limit it is, which, and where it is set, the last as far as there is room."""
+    what = f"{name}: {limit.kind} of {format_size(limit.value or 0)}"
+    return shorten(f"{what} ({shorten(limit.where, max(1, width - len(what) - 3))})", width)
 
 
-def figures(limit: Limit) -> str:
+def figures(limit: Limit, struck: int) -> str:
     """The figures of a limit that bites, in columns that do not move from one sample to the next."""
     parts = {"available": limit.headroom or 0, "in use": _held(limit), "reclaimable": _reclaimable(limit)}
-    return GAP.join(f"{label} {format_size(value):>10}" for label, value in parts.items())
+    cells = [f"{label} {format_size(value):>10}" for label, value in parts.items()]
+    return GAP.join([*cells, kills(struck)] if struck else cells)
 
 
 def kills(number: int) -> str:
-    """What is to be said of so many kills, nothing for none."""
-    return f"{GAP}{number} OOM {'kill' if number == 1 else 'kills'}" if number else ""
+    return f"{number} OOM {'kill' if number == 1 else 'kills'}"
 
 
 def _same(sample: Sample, limit: Limit) -> Limit | None:

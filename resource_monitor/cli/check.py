@@ -10,7 +10,7 @@ import os
 from dataclasses import asdict
 
 from resource_monitor.allocator import allocator
-from resource_monitor.cli.command import FAILED, add_json, add_limit
+from resource_monitor.cli.command import FAILED, add_json, add_limit, declared_limit
 from resource_monitor.cli.diagnosis import Finding, Machine, Status, diagnose
 from resource_monitor.cli.text import Line, Span, width, wrap, write, write_json
 
@@ -30,7 +30,7 @@ class Check:
         add_json(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        findings = diagnose(Machine(self._root, os.environ, arguments.limit, allocator()))
+        findings = diagnose(Machine(self._root, os.environ, declared_limit(arguments), allocator()))
         works = all(finding.status is not Status.PROBLEM for finding in findings)
         if arguments.json:
             write_json({"works": works, "findings": [asdict(finding) for finding in findings]})

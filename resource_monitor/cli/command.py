@@ -6,7 +6,6 @@ import argparse
 import os
 from typing import Protocol
 
-from resource_monitor.cgroup import on_disk
 from resource_monitor.errors import ConfigurationError, ResourceMonitorError
 from resource_monitor.units import parse_size
 
@@ -49,9 +48,20 @@ def add_limit(parser: argparse.ArgumentParser) -> None:
         "--limit",
         type=size,
         metavar="SIZE",
-        default=os.environ.get("RESOURCE_MONITOR_LIMIT") or None,
         help="a limit declared on resident memory, such as 256MiB (default: $RESOURCE_MONITOR_LIMIT)",
     )
+
+
+def declared_limit(arguments: argparse.Namespace) -> int | None:
+    """What ``--limit`` or else the environment declares, bytes. Raises :class:`CommandError`."""
+    declared: int | None = arguments.limit
+    text = os.environ.get("RESOURCE_MONITOR_LIMIT")
+    if declared is None and text:
+        try:
+            declared = size(text)
+        except argparse.ArgumentTypeError as error:
+            raise CommandError(f"RESOURCE_MONITOR_LIMIT: {error}", BAD_INPUT) from None
+    return declared
 
 
 def process_id(text: str) -> int:
@@ -70,9 +80,3 @@ def size(text: str) -> int:
     if value == 0:
         raise argparse.ArgumentTypeError(f"{text!r} leaves no memory at all; give the real limit")
     return value
-
-
-def require_process(pid: int | None, root: str) -> None:
-    """Raises :class:`CommandError` when there is no process ``pid``."""
-    if pid is not None and not os.path.isdir(on_disk(root, f"/proc/{pid}")):
-        raise CommandError(f"there is no process {pid}; ps lists those there are", BAD_INPUT)

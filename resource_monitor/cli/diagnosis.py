@@ -123,7 +123,7 @@ def _limit(explanation: Explanation) -> Iterator[Finding]:
         yield Finding(
             Status.PROBLEM,
             "limit",
-            "nothing limits this process below the memory of the machine, so that other programs would be refused for.",
+            "nothing limits this process below the memory of the whole machine, which other programs use up too.",
             "set a memory limit on the container or unit, or declare one in RESOURCE_MONITOR_LIMIT.",
         )
         return
@@ -264,7 +264,7 @@ def _huge_pages(machine: Machine) -> Iterator[Finding]:
             yield Finding(
                 Status.NOTE,
                 "huge pages",
-                "always: memory that jemalloc freed can stay charged as part of a huge page.",
+                "always: memory that jemalloc gives back stays charged as part of huge pages.",
                 "set MALLOC_CONF=thp:never, as resource-monitor run does.",
             )
     elif modes:

@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict
 
 from resource_monitor.allocator import allocator
-from resource_monitor.cli.command import add_json, add_limit, add_pid, require_process
+from resource_monitor.cli.command import add_json, add_limit, add_pid, declared_limit
 from resource_monitor.cli.limit_table import limit_table, others
+from resource_monitor.cli.process import require_process
 from resource_monitor.cli.text import Line, Span, paragraph, width, write, write_json
 from resource_monitor.explanation import Explanation, explain
 from resource_monitor.units import format_size
@@ -28,7 +29,7 @@ class Explain:
 
     def run(self, arguments: argparse.Namespace) -> int:
         require_process(arguments.pid, self._root)
-        explanation = explain(arguments.pid, declared=arguments.limit, root=self._root)
+        explanation = explain(arguments.pid, declared=declared_limit(arguments), root=self._root)
         if arguments.json:
             write_json(_as_json(explanation, arguments.pid))
         else:

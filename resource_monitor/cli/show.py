@@ -19,10 +19,11 @@ _FIGURES = ("limit", "used", "available")
 
 @dataclass(slots=True)
 class _Shown:
-    """The figures of one resource, ``None`` where there is none, and then why."""
+    """The figures of one resource, ``None`` where there is none, and then why; ``failed`` if one could not be read."""
 
     figures: dict[str, int | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    failed: bool = False
 
 
 class Show:
@@ -34,8 +35,7 @@ class Show:
         add_json(parser)
 
     def run(self, arguments: argparse.Namespace) -> int:
-        self._status = 0
-        shown = {resource: self._read(resource) for resource in Resource}
+        shown = {resource: _read(resource) for resource in Resource}
         if arguments.json:
             write_json(
                 {
@@ -49,24 +49,25 @@ class Show:
             )
         else:
             _write(shown)
-        return self._status
+        return FAILED if any(read.failed for read in shown.values()) else 0
 
-    def _read(self, resource: Resource) -> _Shown:
-        shown = _Shown()
-        figures: dict[str, Callable[[], int]] = {name: getattr(resource, name) for name in _FIGURES}
-        for name, read in figures.items():
-            try:
-                value = read()
-            except NotApplicable as reason:
-                shown.figures[name], shown.reasons[name] = None, str(reason)
-            except ProbeError as error:
-                shown.figures[name], shown.reasons[name] = None, str(error)
-                self._status = FAILED
-            else:
-                shown.figures[name] = None if value == UNBOUNDED else value
-                if value == UNBOUNDED:
-                    shown.reasons[name] = f"Nothing limits {resource.name} for this process."
-        return shown
+
+def _read(resource: Resource) -> _Shown:
+    shown = _Shown()
+    figures: dict[str, Callable[[], int]] = {name: getattr(resource, name) for name in _FIGURES}
+    for name, read in figures.items():
+        try:
+            value = read()
+        except NotApplicable as reason:
+            shown.figures[name], shown.reasons[name] = None, str(reason)
+        except ProbeError as error:
+            shown.figures[name], shown.reasons[name] = None, str(error)
+            shown.failed = True
+        else:
+            shown.figures[name] = None if value == UNBOUNDED else value
+            if value == UNBOUNDED:
+                shown.reasons[name] = f"Nothing limits {resource.name} for this process."
+    return shown
 
 
 def _write(shown: dict[Resource, _Shown]) -> None:

@@ -6,12 +6,14 @@ Colour comes from rich where that is installed and the output is a terminal; NO_
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 GAP = "  "
+_WORD = re.compile(r"[\d.]+ [KMGT]?i?B\b\S*|\S+")
 
 
 class Span(NamedTuple):
@@ -70,10 +72,11 @@ def shorten(text: str, room: int) -> str:
     return f"{text[: max(0, room - 1 - tail)]}…{text[len(text) - tail :]}"
 
 
-def wrap(text: str, room: int) -> list[str]:
-    """Rows of at most ``room`` columns, broken at spaces; a word that is longer is shortened, never broken."""
+def wrap(text: str, room: int, longest: int | None = None) -> list[str]:
+    """Rows of at most ``room`` columns, broken at spaces but not inside of a size; words of more than ``longest``
+    columns, such as paths, are shortened, never broken."""
     rows = [""]
-    for word in (shorten(word, room) for word in text.split()):
+    for word in (shorten(word, longest or room) for word in _WORD.findall(text)):
         if rows[-1] and len(rows[-1]) + 1 + len(word) > room:
             rows.append(word)
         else:
@@ -82,7 +85,8 @@ def wrap(text: str, room: int) -> list[str]:
 
 
 def paragraph(text: str, room: int, style: str = "") -> list[Line]:
-    return [[Span(row, style)] for row in wrap(text, room)]
+    """``text`` as lines; a path takes up no more than half of one."""
+    return [[Span(row, style)] for row in wrap(text, room, room // 2)]
 
 
 def columns(rows: Sequence[Sequence[Span]], align: str) -> list[Line]:

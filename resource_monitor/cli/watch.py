@@ -18,8 +18,9 @@ from functools import partial
 from types import FrameType
 
 from resource_monitor.cli.chart import figures, frame, heading, kills
-from resource_monitor.cli.command import FAILED, add_limit, add_pid, require_process
-from resource_monitor.cli.text import Line, Span, paragraph, shorten, width, write
+from resource_monitor.cli.command import FAILED, add_limit, add_pid, declared_limit
+from resource_monitor.cli.process import require_process
+from resource_monitor.cli.text import Line, Span, paragraph, width, write
 from resource_monitor.cli.watched import Sample, Watched
 
 # More columns than any terminal has.
@@ -47,7 +48,7 @@ class Watch:
 
     def run(self, arguments: argparse.Namespace) -> int:
         require_process(arguments.pid, self._root)
-        watched = Watched(arguments.pid, arguments.limit, self._root)
+        watched = Watched(arguments.pid, declared_limit(arguments), self._root)
         samples = partial(_samples, watched, arguments.count)
         try:
             if not sys.stdout.isatty():
@@ -62,7 +63,8 @@ class Watch:
         if watched.alive():
             return 0
         struck = watched.kills()
-        write(paragraph(f"{watched.name} has ended.{kills(struck)}", width()))
+        since = f"; {kills(struck)} in its cgroup since" if struck else ""
+        write(paragraph(f"{watched.name} has ended{since}.", width()))
         return FAILED if struck else 0
 
 
@@ -85,10 +87,10 @@ def _print(name: str, samples: _Samples, interval: float) -> None:
     said = ""
     for sample in samples(lambda: time.sleep(interval)):
         first = sample.explanation.first
-        title = f"{name}: {sample.explanation.sentence}" if first is None else heading(name, first)
-        lines: list[Line] = [[Span(shorten(title, width()), "bold")]] if title != said else []
+        title = f"{name}: {sample.explanation.sentence}" if first is None else heading(name, first, width())
+        lines: list[Line] = [[Span(title, "bold")]] if title != said else []
         if first is not None:
-            lines.append([Span(f"{time.strftime('%H:%M:%S')}  {figures(first)}{kills(sample.kills)}")])
+            lines.append([Span(f"{time.strftime('%H:%M:%S')}  {figures(first, sample.kills)}")])
         write(lines)
         sys.stdout.flush()
         said = title

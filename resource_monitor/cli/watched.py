@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from resource_monitor.cgroup import on_disk, resolve
+from resource_monitor.cli.process import name_of, start_of
 from resource_monitor.errors import ProbeError
 from resource_monitor.explanation import Explanation, explain
 
@@ -29,8 +30,8 @@ class Watched:
         self._pid = pid
         self._declared = declared
         self._root = root
-        self.name = "this cgroup" if pid is None else f"process {pid} ({self._read('comm') or 'unknown'})"
-        self._started = self._start()
+        self.name = "this cgroup" if pid is None else f"process {pid} ({name_of(pid, root)})"
+        self._started = None if pid is None else start_of(pid, root)
         self._events = self._find_events()
         self._kills_before = self._kills_now = self._count() or 0
 
@@ -48,24 +49,15 @@ class Watched:
 
     def alive(self) -> bool:
         """Whether it runs; a zombie does not, and neither does another process that got its number."""
-        return self._pid is None or (self._start() is not None and self._start() == self._started)
+        if self._pid is None:
+            return True
+        start = start_of(self._pid, self._root)
+        return start is not None and start == self._started
 
     def kills(self) -> int:
         """How often the OOM killer struck in the cgroup since the watch began, as far as that could be read."""
         self._kills_now = self._count() or self._kills_now
         return self._kills_now - self._kills_before
-
-    def _start(self) -> str | None:
-        """When it began, as the kernel counts it (field 22 of proc_pid_stat(5)), ``None`` once it has ended."""
-        fields = self._read("stat").rpartition(")")[2].split()
-        return None if not fields or fields[0] in "ZX" else fields[19]
-
-    def _read(self, name: str) -> str:
-        process = "self" if self._pid is None else str(self._pid)
-        path = on_disk(self._root, f"/proc/{process}/{name}")
-        with suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().strip()
-        return ""
 
     def _find_events(self) -> str | None:
         hierarchy = resolve(pid=self._pid, root=self._root)

@@ -1,7 +1,9 @@
+import io
+
 import pytest
 
 from resource_monitor import allocator as module
-from resource_monitor.allocator import allocator
+from resource_monitor.allocator import allocator, allocator_stats_enabled, print_allocator_stats
 from resource_monitor.errors import NotApplicable
 
 MIB = 1 << 20
@@ -15,6 +17,8 @@ def unknown_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
         rm_heap_read = staticmethod(lambda out: 95)
         rm_heap_dirty = staticmethod(lambda out: 95)
         rm_heap_relieve = staticmethod(lambda: 95)
+        rm_heap_has_statistics = staticmethod(lambda: 0)
+        rm_heap_report = staticmethod(lambda fd: 95)
 
     monkeypatch.setattr(module, "lib", Unknown)
 
@@ -41,6 +45,24 @@ def test_statistics_tell_what_is_held_unused() -> None:
     assert after.dirty - before.dirty > 10 * MIB
 
 
+def test_this_allocator_keeps_statistics() -> None:
+    assert allocator_stats_enabled()
+
+
+def test_the_report_goes_where_it_is_wanted(capfd: pytest.CaptureFixture[str]) -> None:
+    report = io.StringIO()
+    print_allocator_stats(report)
+    assert len(report.getvalue().splitlines()) > 10
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_report_goes_to_standard_error_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    print_allocator_stats()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") > 10
+
+
 def test_relief_is_possible() -> None:
     assert allocator().relieve()
 
@@ -51,3 +73,8 @@ def test_an_unknown_allocator_says_that_it_cannot_tell() -> None:
     assert not allocator().relieve()
     with pytest.raises(NotApplicable, match="keeps no statistics; preload jemalloc to have them"):
         allocator().statistics()
+    assert not allocator_stats_enabled()
+    with pytest.raises(
+        NotApplicable, match=r"gave no report \(Operation not supported\); preload jemalloc to have one"
+    ):
+        print_allocator_stats()
