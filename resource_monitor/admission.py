@@ -1,5 +1,5 @@
-"""Decides whether a request may start. Sans-IO: headroom, time and outcomes are passed in, decisions come out; no clock,
-no file, no lock.
+"""Decides whether a request may start. Sans-IO: headroom, time and outcomes are passed in, decisions come out; there is
+no clock here, no file and no lock.
 
 Everything that changes the state of admission lives in this file. Two questions are asked of each request:
 

@@ -194,8 +194,11 @@ def thread_refusals() -> int:
 
 
 def place() -> Any:
-    """The calling thread's place in a request, as an ``int *``: set to :data:`IN_APP` while the app runs on it, and to
-    :data:`IN_SERVER` afterwards. Small steps are refused to the app first; a thread that never says is taken for it."""
+    """The calling thread's place in a request, as an ``int *`` to be set.
+
+    :data:`IN_APP` while the app runs on it, :data:`IN_SERVER` afterwards. Small steps are refused to the app first, and
+    a thread that never says where it is, is taken for it.
+    """
     try:
         return _places.here
     except AttributeError:

@@ -85,7 +85,7 @@ def test_a_move_that_cannot_be_followed_for_want_of_descriptors_follows_the_poli
         taken = os.dup(0)
         resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1, hard))
         now += 0.25
-        decided = gate.enter("/")
+        decided = gate.enter("GET", "/") is not None
         try:
             problem = monitor.read()
         except ProbeError as error:
@@ -93,7 +93,7 @@ def test_a_move_that_cannot_be_followed_for_want_of_descriptors_follows_the_poli
         errors = gate.statistics().probe_errors
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         now += 0.25
-        print(json.dumps([decided, errors, problem, gate.enter("/"), monitor.headroom()]))
+        print(json.dumps([decided, errors, problem, gate.enter("GET", "/") is not None, monitor.headroom()]))
     """
     decided, errors, problem, afterwards, headroom = run_python(old, program, new.path / "cgroup.procs", policy)
     assert (decided, errors, afterwards) == (admitted, 1, True)

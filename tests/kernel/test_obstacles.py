@@ -32,7 +32,7 @@ try:
 except ProbeError as error:
     found["problem"] = str(error)
 for policy in ("admit", "refuse"):
-    found[policy] = Gate(on_probe_error=policy, allocation_guard=False).enter("/")
+    found[policy] = Gate(on_probe_error=policy, allocation_guard=False).enter("GET", "/") is not None
 print(json.dumps(found))
 """
 

@@ -73,7 +73,7 @@ def test_a_container_full_of_page_cache_sheds_nothing(child_cgroup: MakeCgroup, 
         for _ in range(2):  # the second time some of it is on the active list
             with open(sys.argv[1], "rb", buffering=0) as file:
                 while file.read(1 << 20):
-                    admitted += gate.enter("/")
+                    admitted += gate.enter("GET", "/") is not None
         limit = next(limit for limit in default_monitor().limits() if limit.value == 64 << 20)
         block = bytearray(b"x") * (24 << 20)  # and indeed it can be had
         print(json.dumps([admitted, gate.statistics().shed, limit.value - limit.used, limit.headroom]))
@@ -92,10 +92,10 @@ def test_a_container_full_of_shared_memory_sheds(child_cgroup: MakeCgroup, share
         gate = Gate()
         written = 0
         with open(sys.argv[1], "wb", buffering=0) as file:
-            while gate.enter("/"):
+            while gate.enter("GET", "/"):
                 written += file.write(b"x" * (1 << 20))
         os.unlink(sys.argv[1])
-        print(json.dumps([written, gate.statistics().shed, gate.enter("/")]))
+        print(json.dumps([written, gate.statistics().shed, gate.enter("GET", "/") is not None]))
     """
     written, shed, afterwards = run_python(child_cgroup(64 * MIB), program, shared_memory_file)
     assert 8 * MIB < written < 48 * MIB
@@ -114,7 +114,7 @@ def test_refuses_when_a_sibling_ate_the_parents_memory(child_cgroup: MakeCgroup)
 
         values = {limit.value: limit.headroom for limit in default_monitor().limits()}
         gate = Gate(min_available="64MiB")
-        print(json.dumps([values[150 << 20], values[200 << 20], gate.enter("/"), default_monitor().read().where]))
+        print(json.dumps([values[150 << 20], values[200 << 20], gate.enter("GET", "/") is not None, default_monitor().read().where]))
     """
     leaf, least, admitted, where = run_python(roomy, program)
     assert leaf < least

@@ -112,26 +112,26 @@ def test_the_default_floor_fits_small_and_large_machines(service: Service) -> No
 
 def test_admits_while_the_floor_is_left_and_refuses_below(service: Service, gate: Gate) -> None:
     service.use(240 * MIB)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     service.use(240 * MIB + 1)
-    assert not gate.enter("/")
+    assert not gate.enter("GET", "/")
     service.use(240 * MIB)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
 
 
 def test_a_container_full_of_page_cache_refuses_nothing(service: Service, gate: Gate) -> None:
     service.machine.container(usage=256 * MIB, inactive_file=180 * MIB)
     service.clock.pass_(10)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
 
 
 def test_page_cache_that_melts_away_at_the_same_usage_is_noticed_at_once(service: Service, gate: Gate) -> None:
     service.machine.container(usage=245 * MIB, inactive_file=100 * MIB)
     service.clock.pass_(10)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     service.machine.container(usage=245 * MIB, inactive_file=0)
     service.clock.pass_(0.05)
-    assert not gate.enter("/")
+    assert not gate.enter("GET", "/")
 
 
 def test_what_the_allocator_gives_back_is_used_before_anything_is_refused(service: Service, gate: Gate) -> None:
@@ -145,40 +145,40 @@ def test_what_the_allocator_gives_back_is_used_before_anything_is_refused(servic
 
     service.monitor.allocator = Holder()  # type: ignore[assignment]
     service.fill()
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert gate.statistics().shed == 0
 
 
 def test_a_limit_changed_at_run_time_moves_the_floor(service: Service) -> None:
     gate = Gate(min_available="10%", monitor=service.monitor)
     service.use(450 * MIB, limit=500 * MIB)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert gate.statistics().min_available == 50 * MIB
     service.use(450 * MIB + 4096, limit=500 * MIB)
-    assert not gate.enter("/")
+    assert not gate.enter("GET", "/")
 
 
 def test_a_process_moved_to_where_nothing_limits_it_is_refused_nothing(service: Service, gate: Gate) -> None:
     service.fill()
-    assert not gate.enter("/")
+    assert not gate.enter("GET", "/")
     service.machine.path("/proc/meminfo").unlink()
     service.machine.process("0::/elsewhere\n", "")
     service.clock.pass_(10)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert gate.statistics().min_available == 0
 
 
 def test_a_floor_above_a_limit_lowered_at_run_time_refuses(service: Service) -> None:
     gate = Gate(min_available="64MiB", monitor=service.monitor)
     service.use(1 * MIB, limit=60 * MIB)
-    assert not gate.enter("/")
+    assert not gate.enter("GET", "/")
 
 
 def test_exempt_paths_are_never_refused(service: Service, gate: Gate) -> None:
     service.fill()
-    assert gate.enter("/livez")
-    assert gate.enter("/mnt/healthz", "/mnt")
-    assert not gate.enter("/other")
+    assert gate.enter("GET", "/livez")
+    assert gate.enter("GET", "/mnt/healthz", "/mnt")
+    assert not gate.enter("GET", "/other")
     assert gate.statistics().exempt == 2
 
 
@@ -204,12 +204,12 @@ def few_descriptors(service: Service, monkeypatch: pytest.MonkeyPatch) -> Callab
 def test_descriptors_that_run_short_refuse_too(service: Service, few_descriptors: Callable[[int], None]) -> None:
     gate = Gate(monitor=service.monitor, also={Resource.OPEN_FILES: 32})
     few_descriptors(32)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     few_descriptors(31)
-    assert not gate.enter("/")
-    assert gate.enter("/livez")
+    assert not gate.enter("GET", "/")
+    assert gate.enter("GET", "/livez")
     few_descriptors(32)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert gate.statistics().shed == 1
 
 
@@ -219,7 +219,7 @@ def test_a_shortage_of_descriptors_is_logged_in_their_name(
     gate = Gate(monitor=service.monitor, also={Resource.OPEN_FILES: 32})
     few_descriptors(5)
     for _ in range(3):
-        gate.enter("/")
+        gate.enter("GET", "/")
     assert messages(caplog) == [
         (
             logging.WARNING,
@@ -235,21 +235,21 @@ def test_descriptors_that_cannot_be_counted_follow_the_policy(
     gate = Gate(monitor=service.monitor, also={Resource.OPEN_FILES: 32}, on_probe_error=policy)
     service.machine.write("/proc/self/limits", "?")
     service.clock.pass_(10)
-    assert gate.enter("/") is (policy == "admit")
+    assert (gate.enter("GET", "/") is not None) is (policy == "admit")
     assert gate.statistics().probe_errors == 1
     assert [
         text for level, text in messages(caplog) if level == logging.ERROR and "/proc/self/limits: does not" in text
     ]
     few_descriptors(100)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
 
 
 def test_tasks_that_run_short_refuse_too(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     service.machine.tasks_level("/sys/fs/cgroup", limit=100, usage=99)
     sampler = CountMonitor(lambda: task_limits(root=str(service.machine)), clock=service.clock)
     monkeypatch.setattr(counts, "tasks", lambda: sampler)
-    assert not Gate(monitor=service.monitor, also={Resource.TASKS: 2}).enter("/")
-    assert Gate(monitor=service.monitor, also={Resource.TASKS: 1}).enter("/")
+    assert not Gate(monitor=service.monitor, also={Resource.TASKS: 2}).enter("GET", "/")
+    assert Gate(monitor=service.monitor, also={Resource.TASKS: 1}).enter("GET", "/")
 
 
 # --- the machine without a limit ---
@@ -260,7 +260,7 @@ def test_no_limit_at_all_is_said_once_and_everything_admitted(
 ) -> None:
     machine.path("/proc/meminfo").unlink()
     gate = Gate(monitor=MemoryMonitor(root=str(machine)))
-    assert all(gate.enter("/") for _ in range(10))
+    assert all(gate.enter("GET", "/") for _ in range(10))
     assert messages(caplog) == [
         (
             logging.WARNING,
@@ -272,7 +272,7 @@ def test_no_limit_at_all_is_said_once_and_everything_admitted(
 
 def test_only_the_hosts_memory_is_said_once(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate(monitor=MemoryMonitor(root=str(machine)))
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert messages(caplog) == [
         (
             logging.WARNING,
@@ -283,7 +283,7 @@ def test_only_the_hosts_memory_is_said_once(machine: Machine, caplog: pytest.Log
 
 
 def test_a_container_with_a_limit_has_nothing_to_warn_of(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert messages(caplog) == []
 
 
@@ -296,7 +296,7 @@ def test_a_failing_probe_follows_the_policy_and_is_logged_once_a_change(
 ) -> None:
     gate = Gate(monitor=service.monitor, on_probe_error=policy)
     service.break_probe()
-    assert [gate.enter("/") for _ in range(3)] == [policy == "admit"] * 3
+    assert [gate.enter("GET", "/") is not None for _ in range(3)] == [policy == "admit"] * 3
     consequence = "admitted unchecked" if policy == "admit" else "refused"
     assert [text for level, text in messages(caplog) if level == logging.ERROR] == [
         "Memory cannot be read (/proc/meminfo: does not hold what the kernel documents for it); requests are "
@@ -304,23 +304,23 @@ def test_a_failing_probe_follows_the_policy_and_is_logged_once_a_change(
     ]
     assert gate.statistics().probe_errors == 3
     service.mend_probe()
-    assert gate.enter("/")
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
+    assert gate.enter("GET", "/")
     assert [text for _, text in messages(caplog)].count("Memory can be read again; requests are decided by it.") == 1
     service.break_probe()
-    gate.enter("/")
+    gate.enter("GET", "/")
     assert len([level for level, _ in messages(caplog) if level == logging.ERROR]) == 2
 
 
 def test_a_probe_that_fails_at_the_start_stops_no_service(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     service.break_probe()
     gate = Gate(monitor=service.monitor)
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     service.mend_probe()
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert gate.statistics().min_available == 16 * MIB
     service.fill()
-    assert not gate.enter("/")
+    assert not gate.enter("GET", "/")
 
 
 @pytest.mark.parametrize("limit", [None, "100MiB"])
@@ -336,10 +336,10 @@ def test_a_monitor_that_cannot_be_made_at_the_start_is_made_later(
     monkeypatch.setattr(module, "MemoryMonitor", make)
     machine.make_unreadable("/proc/self/cgroup")
     gate = Gate(limit=limit, min_available="10%")
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert gate.statistics().probe_errors == 2
     machine.path("/proc/self/cgroup").rmdir()
-    assert gate.enter("/")
+    assert gate.enter("GET", "/")
     assert gate.statistics().probe_errors == 2
     assert gate.statistics().min_available == 10 * MIB
 
@@ -348,12 +348,14 @@ def test_a_monitor_that_cannot_be_made_at_the_start_is_made_later(
 
 
 def test_counts_what_it_did(service: Service, gate: Gate) -> None:
-    assert gate.enter("/a")
-    assert gate.enter("/b")
-    assert gate.enter("/livez")
-    gate.leave()
+    assert gate.enter("GET", "/a")
+    assert gate.enter("GET", "/b")
+    exempt = gate.enter("GET", "/livez")
+    assert exempt
+    exempt.leave()
+    exempt.leave()
     service.fill()
-    assert not gate.enter("/c")
+    assert not gate.enter("GET", "/c")
     found = gate.statistics()
     assert (found.in_flight, found.admitted, found.shed, found.exempt, found.probe_errors) == (2, 2, 1, 1, 0)
     assert found.pressure is Pressure.SHEDDING
@@ -367,10 +369,10 @@ def test_shedding_is_logged_when_it_begins_and_when_it_ends(
     monkeypatch.setattr(module.time, "monotonic", service.clock)
     service.fill()
     for _ in range(5):
-        assert not gate.enter("/")
+        assert not gate.enter("GET", "/")
     service.empty()
     for _ in range(5):
-        assert gate.enter("/")
+        assert gate.enter("GET", "/")
     assert messages(caplog) == [
         (
             logging.WARNING,
