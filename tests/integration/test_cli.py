@@ -212,6 +212,23 @@ def test_ends_quietly_when_nobody_reads_on(argv: list[str]) -> None:
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
+def test_closed_output_is_no_output() -> None:
+    script = 'exec "$@" >&-'
+    ended = subprocess.run(
+        ["sh", "-c", script, "sh", *COMMAND, "explain"],
+        stderr=subprocess.PIPE,
+        check=False,
+        env=environment(None),
+        timeout=TIMEOUT,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_terminal_without_unicode_loses_signs_and_no_figures() -> None:
+    env = {"PYTHONIOENCODING": "ascii"}
+    assert re.search(r"^\?  host memory|\?  cgroup", command("explain", env=env).stdout, re.MULTILINE)
+
+
 def test_says_in_a_sentence_that_the_disk_is_full() -> None:
     with open("/dev/full", "wb") as disk:
         ended = subprocess.run(
