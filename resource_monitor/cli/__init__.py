@@ -33,10 +33,7 @@ _COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand in ``argv`` (default: ``sys.argv``) and return the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        # names of cgroups can hold any bytes, and a terminal need not know them
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    _prepare_output()
     try:
         arguments = _parser().parse_args(argv)
         status = _COMMANDS[arguments.command].run(arguments)
@@ -76,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(name, help=command.help, description=command.help)
         command.prepare_parser(subparser)
     return parser
+
+
+def _prepare_output() -> None:
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # whoever started us has closed it
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for as long as we live)
+        elif isinstance(stream, io.TextIOWrapper):
+            # names of cgroups can hold any bytes, and a terminal need not know them
+            stream.reconfigure(errors="replace")
 
 
 def _fail(message: str, status: int) -> int:

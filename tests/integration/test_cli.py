@@ -23,6 +23,9 @@ WITHOUT_RICH = [
     "import sys; sys.modules['rich'] = None; from resource_monitor.cli import main; sys.exit(main(sys.argv[1:]))",
 ]
 
+# As users run it: what is not yet written when something goes wrong must not surface later.
+BUFFERED = environment({"PYTHONUNBUFFERED": ""})
+
 
 def command(*argv: str, env: dict[str, str] | None = None, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload,no-any-return]
@@ -207,15 +210,32 @@ def test_ends_quietly_when_nobody_reads_on(argv: list[str]) -> None:
     os.close(reader)
     with open(writer, "wb") as pipe:
         ended = subprocess.run(
-            [*COMMAND, *argv], stdout=pipe, stderr=subprocess.PIPE, check=False, env=environment(None), timeout=TIMEOUT
+            [*COMMAND, *argv], stdout=pipe, stderr=subprocess.PIPE, check=False, env=BUFFERED, timeout=TIMEOUT
         )
     assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_closed_output_is_no_output() -> None:
+    script = 'exec "$@" >&-'
+    ended = subprocess.run(
+        ["sh", "-c", script, "sh", *COMMAND, "explain"],
+        stderr=subprocess.PIPE,
+        check=False,
+        env=BUFFERED,
+        timeout=TIMEOUT,
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_terminal_without_unicode_loses_signs_and_no_figures() -> None:
+    env = {"PYTHONIOENCODING": "ascii"}
+    assert re.search(r"^\?  host memory|\?  cgroup", command("explain", env=env).stdout, re.MULTILINE)
 
 
 def test_says_in_a_sentence_that_the_disk_is_full() -> None:
     with open("/dev/full", "wb") as disk:
         ended = subprocess.run(
-            [*COMMAND, "explain"], stdout=disk, stderr=subprocess.PIPE, text=True, check=False, env=environment(None)
+            [*COMMAND, "explain"], stdout=disk, stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED
         )
     assert (ended.returncode, ended.stderr) == (1, "resource-monitor: the output: No space left on device\n")
 

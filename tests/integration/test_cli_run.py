@@ -28,7 +28,7 @@ def run(*argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedPr
     )
 
 
-def run_changed(change: str, *argv: str) -> subprocess.CompletedProcess[str]:
+def run_changed(change: str, *argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     """The same in a Python in which something of it has been replaced, to be what this machine is not."""
     program = f"import sys; from resource_monitor.cli import main, preload, run; {change}; sys.exit(main(sys.argv[1:]))"
     return subprocess.run(
@@ -36,7 +36,7 @@ def run_changed(change: str, *argv: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=True,
-        env=environment(None),
+        env=environment(env),
         timeout=TIMEOUT,
     )
 
@@ -153,10 +153,13 @@ def test_auto_passes_over_a_broken_one(jemalloc: str, broken: Path) -> None:
     assert os.path.samefile(found, jemalloc)
 
 
-def test_finds_one_outside_of_where_the_linker_looks(jemalloc: str, tmp_path: Path) -> None:
-    (tmp_path / "libjemalloc.so").symlink_to(jemalloc)
-    ran = run("--print", "--", "true", env={"LD_LIBRARY_PATH": str(tmp_path), "LD_PRELOAD": ""})
-    assert ran.returncode == 0
+def test_finds_one_that_the_linker_does_not_know(jemalloc: str, tmp_path: Path) -> None:
+    """It has no name there but ``libjemalloc.so``, as with conda or a build of one's own."""
+    link = tmp_path / "libjemalloc.so"
+    link.symlink_to(jemalloc)
+    nowhere_else = "preload._SONAME = 'absent'; preload.find_library = lambda name: None; preload._DIRECTORIES = ()"
+    ran = run_changed(nowhere_else, "--", *PROGRAM, env={"LD_LIBRARY_PATH": str(tmp_path)})
+    assert json.loads(ran.stdout).items() >= {"allocator": "jemalloc", "LD_PRELOAD": str(link)}.items()
 
 
 def test_auto_goes_on_without_one() -> None:

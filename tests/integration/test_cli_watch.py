@@ -81,8 +81,9 @@ def holder(cgroup: ChildCgroup) -> Iterator[subprocess.Popen[str]]:
 
 
 def watch(*argv: str, **options: object) -> subprocess.Popen[str]:
+    buffered = environment({"PYTHONUNBUFFERED": ""})
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
-        [*COMMAND, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(None), **options
+        [*COMMAND, *argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered, **options
     )
 
 
