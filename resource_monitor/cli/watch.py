@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
+import os
 import signal
 import sys
 import time
@@ -51,7 +52,7 @@ class Watch:
         watched = Watched(arguments.pid, declared_limit(arguments), self._root)
         samples = partial(_samples, watched, arguments.count)
         try:
-            if not sys.stdout.isatty():
+            if not sys.stdout.isatty() or os.environ.get("TERM", "dumb") == "dumb":
                 _print(watched.name, samples, arguments.interval)
             elif importlib.util.find_spec("rich") is None:
                 sys.stderr.write("resource-monitor: note: install rich for a live chart in place of lines\n")

@@ -250,6 +250,10 @@ def test_no_colour_where_none_is_wanted(env: dict[str, str]) -> None:
     assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", on_a_terminal([*COMMAND, "explain"], env))
 
 
+def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
+    assert "\x1b" not in on_a_terminal([*COMMAND, "watch", "--count", "1"], {"TERM": "dumb"})
+
+
 def test_without_rich_the_words_are_the_same() -> None:
     plain = on_a_terminal([*WITHOUT_RICH, "check", "--limit", "1GiB"], {})
     coloured = on_a_terminal([*COMMAND, "check", "--limit", "1GiB"], {})

@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -158,6 +159,15 @@ def test_in_a_pipe_it_prints_a_line_a_sample(holder: subprocess.Popen[str]) -> N
 def test_without_a_process_it_watches_its_own_cgroup(cgroup: ChildCgroup) -> None:
     ran = cgroup.run([*COMMAND, "--count", "1"], env=environment(None))
     assert re.match(r"this cgroup: cgroup v\d.* of 256\.0 MiB", ran.stdout)
+
+
+def test_in_a_pipe_a_line_is_there_as_soon_as_it_is_known(holder: subprocess.Popen[str]) -> None:
+    with watch("--pid", str(holder.pid), "--interval", "3600") as process:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], TIMEOUT)
+        process.send_signal(signal.SIGINT)
+    assert ready
+    assert process.returncode == 0
 
 
 def test_interrupted_in_a_pipe_it_ends_with_status_0(holder: subprocess.Popen[str]) -> None:
