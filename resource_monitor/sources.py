@@ -206,6 +206,8 @@ def _owner(process: str, root: str) -> tuple[int, bool]:
         with open(cgroup.on_disk(root, path), encoding="utf-8", errors="surrogateescape") as file:
             fields = dict(line.split(":", 1) for line in file if ":" in line)
         uid = int(fields["Uid"].split()[0])
+        if not 0 <= uid < 1 << 32:
+            raise ValueError
         capabilities = int(fields["CapEff"], 16)
     except FileNotFoundError:
         return os.getuid(), True

@@ -332,8 +332,9 @@ def test_other_capabilities_exempt_no_one(machine: Machine) -> None:
     assert "tasks of the user" in kinds(of_user(machine, 7, capabilities=CAP_NET_RAW))
 
 
-def test_a_status_that_cannot_be_understood_names_itself(machine: Machine) -> None:
-    machine.write("/proc/self/status", "Name:\tpython\nUid:\tme\nCapEff:\t0\n")
+@pytest.mark.parametrize("uid", ["me", "", "-1", "4294967296"])
+def test_a_status_that_cannot_be_understood_names_itself(machine: Machine, uid: str) -> None:
+    machine.write("/proc/self/status", f"Name:\tpython\nUid:\t{uid}\nCapEff:\t0\n")
     with pytest.raises(ProbeError, match=r"^/proc/self/status: does not hold"):
         tasks(machine)
 
