@@ -204,11 +204,11 @@ def test_relief_comes_before_refusal(child_cgroup: MakeCgroup, library: str | No
         blocks = [bytes(1000) for _ in range(75_000)]
         while monitor.read().headroom >= 40 << 20:
             blocks.extend(bytes(1000) for _ in range(1000))
-        full = gate.enter("/")
+        full = gate.enter("GET", "/") is not None
         del blocks[:-1]
         before = monitor.read().headroom
         for _ in range(3):
-            freed = gate.enter("/")
+            freed = gate.enter("GET", "/") is not None
         print(json.dumps([full, before, freed, monitor.read().headroom, gate.statistics().shed]))
     """
     # while the blocks were in use a purge could free nothing, and the next try of a blind trim has to wait a little:
