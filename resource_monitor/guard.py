@@ -62,9 +62,10 @@ class _Watched(NamedTuple):
 class AllocationGuard:
     """Makes Python allocations that would cross ``floor`` fail with ``MemoryError``, before the kernel kills.
 
-    ``floor`` is the headroom that allocations of 288 KiB and more must leave: bytes, a size (``"8MiB"``), a share of the
-    smallest limit (``"1%"``) or a share between bounds (``"clamp(8MiB, 1%, 256MiB)"``, the default); growth by smaller
-    steps may use half of it, and the server's own work all but an eighth. ``monitor`` says which limits are watched (default: the process's shared one).
+    ``floor`` is the headroom that allocations of 288 KiB and more must leave: bytes, a size (``"8MiB"``), a share of
+    the smallest limit (``"1%"``) or a share between bounds (``"clamp(8MiB, 1%, 256MiB)"``, the default); growth by
+    smaller steps may use half of it, and the server's own work all but an eighth. ``monitor`` says which limits are
+    watched (default: the process's shared one).
 
     What it cannot see: memory that C extensions take from ``malloc`` themselves, such as NumPy's arrays, and other
     processes; it sees them in the usage, but cannot refuse them. Use :func:`~resource_monitor.reserve` for those.
