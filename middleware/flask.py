@@ -37,8 +37,9 @@ class MemoryBackpressure:
         middleware = WSGIMemoryBackpressureMiddleware(app.wsgi_app, **self._options)
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[_NAME] = middleware
-        # else Flask would answer 500 and log a traceback; a handler that the user registers for it goes before
-        app.register_error_handler(MemoryError, lambda error: _refuse(app, middleware.gate.refusal, error))
+        # else Flask would answer 500 and log a traceback; a handler of the user's own goes before, early or late
+        if MemoryError not in app.error_handler_spec[None][None]:
+            app.register_error_handler(MemoryError, lambda error: _refuse(app, middleware.gate.refusal, error))
 
     @staticmethod
     def statistics(app: Flask) -> Statistics:

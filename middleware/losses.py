@@ -5,13 +5,15 @@ from __future__ import annotations
 import traceback
 
 
-def lost_to_memory(error: BaseException | None) -> bool:
+def lost_to_memory(error: BaseException | None, _behind: frozenset[int] = frozenset()) -> bool:
     """Whether ``error`` is a ``MemoryError``, was raised from one, or is a group of nothing else."""
-    if error is None:
+    # a group may be the cause of what it holds: Starlette raises the only error of one from the group itself
+    if error is None or id(error) in _behind:
         return False
+    behind = _behind | {id(error)}
     if isinstance(error, BaseExceptionGroup):
-        return all(map(lost_to_memory, error.exceptions))
-    return isinstance(error, MemoryError) or lost_to_memory(error.__cause__)
+        return all(lost_to_memory(inner, behind) for inner in error.exceptions)
+    return isinstance(error, MemoryError) or lost_to_memory(error.__cause__, behind)
 
 
 def let_go(error: BaseException) -> None:
