@@ -29,7 +29,7 @@ class Terminal:
 
     def __init__(self, name: str) -> None:
         self._tmux = ["tmux", "-L", name, "-f", "/dev/null"]
-        shell = ["env", "-i", f"PATH={os.environ['PATH']}", "LANG=C.UTF-8", "PS1=$ ", "sh"]
+        shell = ["env", "-i", f"PATH={os.environ['PATH']}", "TERM=screen", "LANG=C.UTF-8", "PS1=$ ", "sh"]
         self._do("new-session", "-d", "-x", "80", "-y", "24", *shell)
         self.wait_for(lambda screen: "$" in screen)
 
