@@ -1,6 +1,5 @@
 """``resource-monitor watch`` in a real terminal (tmux), in a pipe, and when what it watches ends."""
 
-import itertools
 import os
 import re
 import select
@@ -10,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from child_cgroup import ChildCgroup
@@ -20,15 +20,11 @@ COMMAND = [sys.executable, "-m", "resource_monitor", "watch", "--interval", "0.0
 HOLD = "b = bytearray(100 << 20); print(flush=True); input()"
 
 
-# A server that is ending still holds its name.
-_number = itertools.count()
-
-
 class Terminal:
     """A tmux of its own with one window that runs a shell."""
 
-    def __init__(self, name: str) -> None:
-        self._tmux = ["tmux", "-L", name, "-f", "/dev/null"]
+    def __init__(self, socket: Path) -> None:
+        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
         shell = ["env", "-i", f"PATH={os.environ['PATH']}", "TERM=screen", "LANG=C.UTF-8", "PS1=$ ", "sh"]
         self._do("new-session", "-d", "-x", "80", "-y", "24", *shell)
         self.wait_for(lambda screen: "$" in screen)
@@ -58,7 +54,7 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
+def terminal(tmp_path: Path) -> Iterator[Terminal]:
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed")
     terminal = Terminal(f"resource-monitor-test-{os.getpid()}-{next(_number)}")
