@@ -57,7 +57,7 @@ class Terminal:
 def terminal(tmp_path: Path) -> Iterator[Terminal]:
     if shutil.which("tmux") is None:
         pytest.skip("tmux is not installed")
-    terminal = Terminal(f"resource-monitor-test-{os.getpid()}-{next(_number)}")
+    terminal = Terminal(tmp_path / "tmux")
     yield terminal
     terminal.close()
 
