@@ -42,12 +42,15 @@ class MemoryBackpressureMiddleware:
         admitted = self._gate.enter(method, scope["path"], scope.get("root_path", ""))
         if admitted is None:
             await self._refuse(scope, send)
-        elif not self._gate.guarded:
-            try:
+            return
+        try:
+            if not self._gate.guarded:
                 await self.app(scope, receive, send)
-            finally:
-                admitted.leave()
-        elif await self._lost(admitted, scope, receive, send):
+                return
+            lost = await self._lost(admitted, scope, receive, send)
+        finally:
+            admitted.leave()
+        if lost:
             await self._refuse(scope, send)
 
     def statistics(self) -> Statistics:
@@ -72,8 +75,6 @@ class MemoryBackpressureMiddleware:
             if response.started:
                 raise
             return True
-        finally:
-            admitted.leave()
 
     async def _refuse(self, scope: Scope, send: Send) -> None:
         refusal = self._gate.refusal

@@ -126,10 +126,11 @@ class Gate:
     def enter(self, method: str, path: str, mount: str = "") -> Admitted | None:
         """What to :meth:`Admitted.leave` when the request is over, or ``None`` when it may not start."""
         if self.exempt.match(path, mount):
+            admitted = Admitted(self, None)  # before it is counted: there may be no memory for it
             with self._lock:
                 self._exempt += 1
                 self._in_flight += 1
-            return Admitted(self, None)
+            return admitted
         try:
             room = self._decide()
         except ProbeError as error:
