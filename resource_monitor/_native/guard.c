@@ -39,7 +39,7 @@ enum {
     SERVER_SHARE = 8,           /* or, for the server's own work, at this part: see rm_guard_place */
     TIMED = 64 << 10,           /* from this size on a budget also grows old */
     BUDGET_LEAST = 64 << 10,
-    BUDGET_MOST = 16 << 20,
+    BUDGET_MOST = 64 << 20,
     BUDGET_SHARE = 16,
     CHARGED_SHARE = 128,        /* blocks smaller than this part of what is left may stay untouched: see charge() */
     GRACE_SHARE = 128,          /* of what is left, after a refusal, for those who deal with it */
