@@ -137,10 +137,11 @@ class Gate:
             room = self._undecided(error)
         with self._lock:
             route = self._routes.find(method, path)
+            admitted = Admitted(self, route)
             if room and self._admission.starts(route, time.monotonic()):
                 self._admitted += 1
                 self._in_flight += 1
-                return Admitted(self, route)
+                return admitted
             self._shed += 1
         return None
 

@@ -114,7 +114,8 @@ def test_refuses_when_a_sibling_ate_the_parents_memory(child_cgroup: MakeCgroup)
 
         values = {limit.value: limit.headroom for limit in default_monitor().limits()}
         gate = Gate(min_available="64MiB")
-        print(json.dumps([values[150 << 20], values[200 << 20], gate.enter("GET", "/") is not None, default_monitor().read().where]))
+        admitted = gate.enter("GET", "/") is not None
+        print(json.dumps([values[150 << 20], values[200 << 20], admitted, default_monitor().read().where]))
     """
     leaf, least, admitted, where = run_python(roomy, program)
     assert leaf < least
