@@ -21,6 +21,6 @@ WORKDIR /srv
 COPY examples examples
 USER app
 # By its bare name the dynamic linker finds it on every architecture.
-ENV LD_PRELOAD=libjemalloc.so.2
+ENV LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=thp:never
 EXPOSE 8000
 CMD ["uvicorn", "app:app", "--app-dir", "examples", "--host", "0.0.0.0", "--port", "8000", "--no-access-log"]
