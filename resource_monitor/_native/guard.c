@@ -37,6 +37,7 @@ enum {
     LARGE = 288 << 10,          /* refused at the floor; below it (event loops read into 256 KiB), at half of it, */
     SMALL_SHARE = 2,
     SERVER_SHARE = 8,           /* or, for the server's own work, at this part: see rm_guard_place */
+    OBJECT_MOST = 512,          /* bytes: the largest blocks that pymalloc serves */
     TIMED = 64 << 10,           /* from this size on a budget also grows old */
     BUDGET_LEAST = 64 << 10,
     BUDGET_MOST = 64 << 20,
@@ -222,7 +223,8 @@ static bool check(size_t size, bool small, bool *charged)
         atomic_store_explicit(&charged_from, SIZE_MAX, memory_order_relaxed);
         return true;
     }
-    if (every && ++guard.injected % every == 0) {
+    /* CPython 3.12 and 3.13 do not outlive the refusal of every frame or coroutine */
+    if (every && size > OBJECT_MOST && ++guard.injected % every == 0) {
         refuse(size, guard.outcome.headroom, small, now);
         atomic_store_explicit(&budget, 0, memory_order_relaxed);
         return false;
@@ -546,7 +548,7 @@ int *rm_guard_place(void) { return &place; }
 u64 rm_guard_refusals(void) { return atomic_load_explicit(&refusals, memory_order_relaxed); }
 u64 rm_guard_thread_refusals(void) { return thread_refusals; }
 
-/* For tests: have every allocation checked, and every n-th check refuse; 0 ends it. */
+/* For tests: have every allocation checked, and every n-th that is larger than a small object refused; 0 ends it. */
 void rm_guard_refuse_every(unsigned int n)
 {
     atomic_store(&refuse_every, n);
