@@ -2,12 +2,13 @@
 # make test   every test that needs neither Docker nor a second kernel
 # make lint   ruff, mypy, the import contract
 # make arena  the overload benchmark, in under 15 minutes; make arena-full: everything, and the fixed limits swept anew
+# make soak   ten minutes at twice what fits; make guard-cost: allocations with and without the guard
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard resource_monitor/_native/*.[ch] resource_monitor/_native/build.py)
 
-.PHONY: demo test lint arena arena-full clean
+.PHONY: demo test lint arena arena-full soak guard-cost clean
 
 demo: .venv/installed-demo
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -22,11 +23,17 @@ lint: .venv/installed-dev
 	$(BIN)/lint-imports
 
 arena: .venv/installed-dev
-	$(BIN)/python -m benchmarks.overload --strategies none,rust-original,best-limit,ours $(ARGS)
+	$(BIN)/python -m benchmarks.overload --json report/arena.jsonl $(ARGS)
 
 arena-full: .venv/installed-dev
 	$(BIN)/python -m benchmarks.overload --sweep
-	$(BIN)/python -m benchmarks.overload --strategies all --seeds 1,2,3 --docs $(ARGS)
+	$(BIN)/python -m benchmarks.overload --strategies all --seeds 1,2,3 --json report/arena-full.jsonl --resume --docs $(ARGS)
+
+soak: .venv/installed-dev
+	$(BIN)/python -m benchmarks.overload.soak $(ARGS)
+
+guard-cost: .venv/installed-dev
+	$(BIN)/python -m benchmarks.guard_cost $(ARGS)
 
 clean:
 	rm -rf .venv build dist report *.egg-info resource_monitor/_native/*.so resource_monitor/_native/_probe.c
