@@ -44,9 +44,6 @@ class MemoryBackpressureMiddleware:
             await self._refuse(scope, send)
             return
         try:
-            if not self._gate.guarded:
-                await self.app(scope, receive, send)
-                return
             lost = await self._lost(admitted, scope, receive, send)
         finally:
             admitted.leave()

@@ -119,8 +119,6 @@ class Gate:
         self._connected: MemoryMonitor | None = None
         self._limit = limit
         self._guard = allocation_guard
-        self.guarded = False
-        """Whether a ``MemoryError`` may be the guard's doing."""
         self._start(min_available)
 
     def enter(self, method: str, path: str, mount: str = "") -> Admitted | None:
@@ -205,7 +203,6 @@ class Gate:
             self._guard = monitor.root == "/" and unsupported() is None
         if self._guard:
             ensure_installed(monitor)
-            self.guarded = True
         self._connected = monitor
         return monitor
 

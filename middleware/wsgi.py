@@ -75,24 +75,18 @@ class _Response:
         self._admitted = admitted
         self._environ = environ
         self._start_response = start_response
-        self._refusals = thread_refusals() if gate.guarded else 0
+        self._refusals = thread_refusals()
         self._body: Iterable[bytes] = ()
         self._closed = self._began = self._given = self._withheld = False
 
     def begin(self, app: WSGIApp) -> None:
         """Call ``app``."""
-        if not self._gate.guarded:
-            self._body = app(self._environ, self._start_response)
-            return
         try:
             with app_runs():
                 self._body = app(self._environ, self._start)
         except BaseException as error:
             if not self._withhold(error):
                 raise
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self._chunks() if self._gate.guarded else iter(self._body)
 
     def close(self) -> None:
         if self._closed:
@@ -120,7 +114,7 @@ class _Response:
 
         return written
 
-    def _chunks(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[bytes]:
         try:
             chunks = iter(self._body)
             while not self._withheld:

@@ -6,8 +6,8 @@
  * API beyond this file's installing and announcing, no allocation. What C libraries take from malloc themselves is not
  * seen here, only in the usage that the next check reads.
  *
- * The fast path counts down a budget: bytes that may pass before usage is read again. A sixteenth of what is left above
- * the floor is small enough for many processes on one limit, and large enough to make checks rare. */
+ * The fast path counts down a budget: bytes that may pass before usage is read again. An eighth of what is left above
+ * the floor is small enough for several processes on one limit, and large enough to make checks rare. */
 
 #define _GNU_SOURCE
 #define Py_LIMITED_API 0x030B0000
@@ -36,12 +36,14 @@
 enum {
     LARGE = 288 << 10,          /* refused at the floor; below it (event loops read into 256 KiB), at half of it, */
     SMALL_SHARE = 2,
-    SERVER_SHARE = 8,           /* or, for the server's own work, at this part: see rm_guard_place */
+    TINY = 512,                 /* pymalloc's own sizes; CPython 3.12 and 3.13 were seen to crash for want of one, */
+    TINY_SHARE = 4,             /* so that these are refused later still; */
+    SERVER_SHARE = 8,           /* the server's own work has all but this part: see rm_guard_place */
     OBJECT_MOST = 512,          /* bytes: the largest blocks that pymalloc serves */
     TIMED = 64 << 10,           /* from this size on a budget also grows old */
     BUDGET_LEAST = 64 << 10,
     BUDGET_MOST = 64 << 20,
-    BUDGET_SHARE = 16,
+    BUDGET_SHARE = 8,
     CHARGED_SHARE = 128,        /* blocks smaller than this part of what is left may stay untouched: see charge() */
     GRACE_SHARE = 128,          /* of what is left, after a refusal, for those who deal with it */
     HELPFUL = 1 << 20,          /* relief that brings less did not help */
@@ -229,7 +231,8 @@ static bool check(size_t size, bool small, bool *charged)
         atomic_store_explicit(&budget, 0, memory_order_relaxed);
         return false;
     }
-    u64 floor = guard.floor / (!small ? 1 : place == RM_IN_SERVER ? SERVER_SHARE : SMALL_SHARE);
+    int share = !small ? 1 : place == RM_IN_SERVER ? SERVER_SHARE : size <= TINY ? TINY_SHARE : SMALL_SHARE;
+    u64 floor = guard.floor / share;
     u64 needed = size > NO_LIMIT - floor ? NO_LIMIT : size + floor;
     int tier = now - guard.full_at >= FULL_INTERVAL ? RM_FULL : RM_USAGE;
     if (read_limits(tier, now)) {

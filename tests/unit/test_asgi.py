@@ -129,21 +129,34 @@ def test_other_scopes_pass_straight_through(
     assert middleware.statistics().admitted == 0
 
 
-def test_the_app_gets_the_very_objects_of_the_server(middleware: MemoryBackpressureMiddleware, app: App) -> None:
+def test_the_app_gets_the_servers_scope_and_receive_and_its_messages_pass_untouched(service: Service) -> None:
+    messages = [
+        {"type": "http.response.start", "status": 200, "headers": []},
+        {"type": "http.response.body", "body": b"x", "more_body": True},
+        {"type": "http.response.body", "body": b""},
+    ]
+    got: list[object] = []
+    sent: list[Message] = []
+
     async def receive() -> Message:
         raise AssertionError
 
     async def send(message: Message) -> None:
-        pass
+        sent.append(message)
+
+    async def app(*given: Any) -> None:
+        got.extend(given)
+        for message in messages:
+            await given[2](message)
 
     scope = http()
-    asyncio.run(middleware(scope, receive, send))  # type: ignore[arg-type]
-    assert app.calls[0][0] is scope
-    assert app.calls[0][1] is receive
-    assert app.calls[0][2] is send
+    asyncio.run(MemoryBackpressureMiddleware(app, monitor=service.monitor)(scope, receive, send))  # type: ignore[arg-type]
+    assert got[0] is scope
+    assert got[1] is receive
+    assert all(passed is made for passed, made in zip(sent, messages, strict=True))
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("boom"), asyncio.CancelledError(), MemoryError()])
+@pytest.mark.parametrize("failure", [RuntimeError("boom"), asyncio.CancelledError()])
 def test_a_request_that_fails_is_no_longer_in_flight(service: Service, failure: BaseException) -> None:
     middleware = MemoryBackpressureMiddleware(App(failure), monitor=service.monitor)
     with pytest.raises(type(failure)):

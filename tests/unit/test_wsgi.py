@@ -72,17 +72,25 @@ def test_with_room_the_app_answers(middleware: WSGIMemoryBackpressureMiddleware)
     assert middleware.statistics().admitted == 1
 
 
-def test_the_app_gets_the_very_objects_of_the_server(service: Service) -> None:
+def test_the_app_gets_the_servers_environ_and_its_answer_passes_untouched(service: Service) -> None:
     got: list[object] = []
+    headers = [("content-type", "text/plain")]
 
     def app(environ: Environ, start_response: Any) -> list[bytes]:
-        got.extend([environ, start_response])
-        return []
+        got.append(environ)
+        start_response("418 I'm a teapot", headers)
+        return [b"short", b"", b"stout"]
 
-    given, started = environ(), Started()
-    close(wrap(app, service)(given, started))
+    def start_response(*arguments: Any) -> None:
+        got.extend(arguments)
+
+    given = environ()
+    response = wrap(app, service)(given, start_response)
+    assert list(response) == [b"short", b"", b"stout"]
+    close(response)
     assert got[0] is given
-    assert got[1] is started
+    assert got[1:] == ["418 I'm a teapot", headers]
+    assert got[2] is headers
 
 
 def test_an_app_that_raises_is_no_longer_in_flight(service: Service) -> None:
