@@ -21,6 +21,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
@@ -53,6 +54,8 @@ enum {
 #define RELIEF_INTERVAL 5000000LL       /* ns: nor is relief, and where it is blind, twice as late each time */
 #define RELIEF_INTERVAL_MOST 250000000LL
 #define ANNOUNCE_INTERVAL 1000000000LL
+#define TURN_WAIT 100000L               /* ns: between two tries to have a turn, */
+#define TURN_TRIES 200                  /* and so many tries, for a process that has it may be stopped */
 #define AGE_LEAST 1000000LL
 #define AGE_MOST 50000000LL
 #define ENDLESS (INT64_MAX / 2)
@@ -301,6 +304,31 @@ static void charge(void *block, size_t size)
     errno = saved;
 }
 
+/* Other processes on the same limit read the same usage. One after the other has its turn to read it and have a block
+ * charged: a lock on the usage file that all of them have open. The descriptor to give to end_turn, or -1 without one. */
+static int begin_turn(void)
+{
+    if (guard.outcome.least == RM_NONE)
+        return -1;
+    const rm_limit *limit = &guard.watch.limits[guard.outcome.least];
+    if (limit->kind < RM_CGROUP_V1 || limit->kind > RM_CGROUP_V2_HIGH || limit->usage_fd < 0)
+        return -1;
+    for (int i = 0; i < TURN_TRIES; i++) {
+        if (!flock(limit->usage_fd, LOCK_EX | LOCK_NB))
+            return limit->usage_fd;
+        if (errno != EWOULDBLOCK)
+            return -1;
+        nanosleep(&(struct timespec){0, TURN_WAIT}, NULL);
+    }
+    return -1;
+}
+
+static void end_turn(int turn)
+{
+    if (turn >= 0)
+        flock(turn, LOCK_UN);
+}
+
 /* ---- the wrapped allocators ---- */
 
 enum operation { MALLOC, CALLOC, REALLOC, ARENA };
@@ -334,8 +362,15 @@ static void *checked(enum operation operation, const allocator_t *from, void *bl
     pthread_mutex_lock(&lock);
     bool granted = check(bytes, small, &charged);
     void *result = NULL;
-    if (charged && (result = perform(operation, from, block, count, size)))
-        charge(result, bytes);
+    if (charged) {
+        bool again;
+        int turn = begin_turn();
+        if (turn >= 0)
+            granted = check(bytes, small, &again); /* others had theirs meanwhile */
+        if (granted && (result = perform(operation, from, block, count, size)))
+            charge(result, bytes);
+        end_turn(turn);
+    }
     pthread_mutex_unlock(&lock);
     if (granted && !charged)
         result = perform(operation, from, block, count, size);

@@ -1,0 +1,44 @@
+"""Several processes on one limit: the guard of each sees what the others were given."""
+
+from machine import MIB
+from programs import MakeCgroup, start_python
+
+TAKER = """
+    import sys
+    from resource_monitor import AllocationGuard
+
+    AllocationGuard().install()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    blocks = []
+    try:
+        while True:
+            blocks.append(bytearray(b"x") * (8 << 20))
+    except MemoryError:
+        print(len(blocks), flush=True)
+    sys.stdin.readline()
+"""
+WORKERS, FLOOR = 4, 8 * MIB
+
+
+def test_the_same_room_is_not_given_to_several_processes(child_cgroup: MakeCgroup) -> None:
+    cgroup = child_cgroup(256 * MIB)
+    workers = [start_python(cgroup, TAKER) for _ in range(WORKERS)]
+    try:
+        pipes = [(worker.stdin, worker.stdout) for worker in workers]
+        for _, out in pipes:
+            assert out is not None
+            assert out.readline() == "ready\n"
+        for into, _ in pipes:
+            assert into is not None
+            into.write("go\n")
+            into.flush()
+        taken = [int(out.readline()) for _, out in pipes if out is not None]
+        assert sum(taken) > 10
+        # a worker's small steps may go below the floor, blocks like these may not, whoever asks for them
+        assert cgroup.peak() < 256 * MIB - FLOOR // 2
+        assert cgroup.oom_kills() == 0
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
