@@ -55,7 +55,7 @@ enum {
 #define RELIEF_INTERVAL_MOST 250000000LL
 #define ANNOUNCE_INTERVAL 1000000000LL
 #define TURN_WAIT 100000L               /* ns: between two tries to have a turn, */
-#define TURN_TRIES 200                  /* and so many tries, for a process that has it may be stopped */
+#define TURN_TRIES 1000                 /* and so many tries, for a process that has it may be stopped */
 #define AGE_LEAST 1000000LL
 #define AGE_MOST 50000000LL
 #define ENDLESS (INT64_MAX / 2)
