@@ -184,11 +184,6 @@ def ensure_installed(monitor: MemoryMonitor) -> AllocationGuard:
         return guard
 
 
-def refusals() -> int:
-    """How many allocations were refused in this process."""
-    return int(lib.rm_guard_refusals())
-
-
 def thread_refusals() -> int:
     """How many allocations were refused on the calling thread."""
     return int(lib.rm_guard_thread_refusals())

@@ -95,7 +95,6 @@ static _Atomic int64_t fresh_until = INT64_MAX;
 static _Atomic size_t charged_from = SIZE_MAX;  /* blocks of this size and more are checked and charged one by one */
 static _Atomic unsigned int refuse_every;
 static _Atomic bool untold;
-static _Atomic u64 refusals;
 static __thread u64 thread_refusals;
 static __thread int place;                      /* an rm_guard_place */
 static __thread bool inside;                    /* an allocation made on behalf of a check must not be checked */
@@ -201,7 +200,6 @@ static bool refuse(size_t size, u64 headroom, bool small, int64_t now)
 {
     u64 above = minus(headroom, guard.floor / SMALL_SHARE) / BUDGET_SHARE, grace = headroom / GRACE_SHARE;
     u64 next = above > grace ? above : grace;
-    atomic_fetch_add_explicit(&refusals, 1, memory_order_relaxed);
     thread_refusals++;
     guard.statistics.refusals++;
     guard.statistics.small_refusals += small;
@@ -582,8 +580,7 @@ void rm_guard_read(rm_guard_statistics *out)
  * by whoever runs the app. A thread that never said so is taken to run the app. */
 int *rm_guard_place(void) { return &place; }
 
-/* How often anything was refused in this process, and on the calling thread. */
-u64 rm_guard_refusals(void) { return atomic_load_explicit(&refusals, memory_order_relaxed); }
+/* How often anything was refused on the calling thread. */
 u64 rm_guard_thread_refusals(void) { return thread_refusals; }
 
 /* For tests: have every allocation checked, and every n-th that is larger than a small object refused; 0 ends it. */

@@ -388,14 +388,14 @@ def test_refusals_are_counted_for_the_thread_they_happened_on(child_cgroup: Make
     program = (
         PRELUDE
         + """
-    from resource_monitor.guard import refusals, thread_refusals
+    from resource_monitor.guard import thread_refusals
     guard.install()
     refused()
     counts = []
     thread = threading.Thread(target=lambda: counts.extend([thread_refusals(), refused(), thread_refusals()]))
     thread.start()
     thread.join()
-    print(json.dumps([*counts, thread_refusals(), refusals()]))
+    print(json.dumps([*counts, thread_refusals(), guard.statistics().refusals]))
     """
     )
     assert run_python(child_cgroup(LIMIT), program) == [0, True, 1, 1, 2]
