@@ -6,7 +6,7 @@
  * API beyond this file's installing and announcing, no allocation. What C libraries take from malloc themselves is not
  * seen here, only in the usage that the next check reads.
  *
- * The fast path counts down a budget: bytes that may pass before usage is read again. An eighth of what is left above
+ * The fast path counts down a budget: bytes that may pass before usage is read again. A small part of what is left above
  * the floor is small enough for several processes on one limit, and large enough to make checks rare. */
 
 #define _GNU_SOURCE
@@ -41,10 +41,12 @@ enum {
     TINY_SHARE = 4,             /* so that these are refused later still; */
     SERVER_SHARE = 8,           /* the server's own work has all but this part: see rm_guard_place */
     OBJECT_MOST = 512,          /* bytes: the largest blocks that pymalloc serves */
-    TIMED = 64 << 10,           /* from this size on a budget also grows old */
+    TIMED = 64 << 10,           /* from this size on a budget also grows old, */
+    SLICE = 2 << 20,            /* at which is looked once for so many bytes: to ask for the time is not free either */
     BUDGET_LEAST = 64 << 10,
-    BUDGET_MOST = 64 << 20,
+    BUDGET_MOST = 256 << 20,
     BUDGET_SHARE = 8,
+    RECYCLED_SHARE = 4,         /* the same, where what the last budget allowed was given back meanwhile */
     CHARGED_SHARE = 128,        /* blocks smaller than this part of what is left may stay untouched: see charge() */
     GRACE_SHARE = 128,          /* of what is left, after a refusal, for those who deal with it */
     HELPFUL = 1 << 20,          /* relief that brings less did not help */
@@ -109,6 +111,7 @@ static struct {
     int events;
     int64_t full_at, relief_due, relief_interval, announce_due;
     u64 floor;
+    u64 left, granted;              /* as of the last check that set a budget: room above the floor, and the budget */
     unsigned int injected;
     rm_guard_statistics statistics;
 } guard;
@@ -252,12 +255,16 @@ static bool check(size_t size, bool small, bool *charged)
         return refuse(size, headroom, small, now);
 
     /* what passes unchecked may be anyone's, so that below the app's floor nothing does */
-    u64 left = minus(headroom, size + guard.floor / SMALL_SHARE), next = left / BUDGET_SHARE;
+    u64 left = minus(headroom, size + guard.floor / SMALL_SHARE);
+    bool recycled = minus(guard.left, left) < guard.granted / 4;
+    u64 next = left / (recycled ? RECYCLED_SHARE : BUDGET_SHARE);
     size_t from = left / CHARGED_SHARE > TIMED ? left / CHARGED_SHARE : TIMED;
     /* another library's hook below us may want the GIL, for which nobody may wait who holds the lock */
     *charged = size >= from && usable_size;
     atomic_store_explicit(&charged_from, usable_size ? from : SIZE_MAX, memory_order_relaxed);
     next = next > BUDGET_MOST ? BUDGET_MOST : next < BUDGET_LEAST ? (left < BUDGET_LEAST ? left : BUDGET_LEAST) : next;
+    guard.left = left;
+    guard.granted = next;
     u64 age = left / (4 * (guard.watch.speed / 1000000000 + 1));
     age = age > AGE_MOST ? AGE_MOST : age < AGE_LEAST ? AGE_LEAST : age;
     atomic_store_explicit(&budget, every ? 0 : (int64_t)next, memory_order_relaxed);
@@ -276,8 +283,9 @@ static inline bool covered(size_t size)
     }
     if (size >= atomic_load_explicit(&charged_from, memory_order_relaxed) || size > INT64_MAX / 4)
         return false;
-    int64_t before = atomic_fetch_sub_explicit(&budget, (int64_t)size, memory_order_relaxed);
-    return before >= (int64_t)size && now_ns() < atomic_load_explicit(&fresh_until, memory_order_relaxed);
+    int64_t before = atomic_fetch_sub_explicit(&budget, (int64_t)size, memory_order_relaxed), after = before - (int64_t)size;
+    return after >= 0 && (before / SLICE == after / SLICE ||
+                          now_ns() < atomic_load_explicit(&fresh_until, memory_order_relaxed));
 }
 
 /* Have a block charged now: untouched pages count nowhere, and the next check would give the same room away again. Small

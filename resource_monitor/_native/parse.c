@@ -2,14 +2,14 @@
  * state; every function returns 0 or a count, and an errno for a file that does not hold what it should. */
 
 #include <errno.h>
+#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "probe.h"
 #include "text.h"
 
-/* The whole file from its start, NUL-terminated; its length, or -errno. A negative fd is an errno of its own. */
-ssize_t rm_read_text(int fd, char *text, size_t size)
+static ssize_t read_start(int fd, char *text, size_t size, bool one_line)
 {
     size_t length = 0;
     if (fd < 0)
@@ -24,10 +24,18 @@ ssize_t rm_read_text(int fd, char *text, size_t size)
         if (got == 0)
             break;
         length += (size_t)got;
+        if (one_line && text[length - 1] == '\n')
+            break;
     }
     text[length] = 0;
     return (ssize_t)length;
 }
+
+/* The whole file from its start, NUL-terminated; its length, or -errno. A negative fd is an errno of its own. */
+ssize_t rm_read_text(int fd, char *text, size_t size) { return read_start(fd, text, size, false); }
+
+/* The same of a file of one line, which is not asked once more whether it has ended. */
+ssize_t rm_read_line(int fd, char *text, size_t size) { return read_start(fd, text, size, true); }
 
 /* The decimal number at *at, which is moved past it; 0, or EBADMSG when there is none or it does not fit. */
 int rm_take_number(const char **at, const char *end, u64 *value)

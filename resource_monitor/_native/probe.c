@@ -59,7 +59,7 @@ static void failed(rm_limit *limit, int file, int error)
 static int read_integer(int fd, u64 *value)
 {
     char text[64];
-    ssize_t length = rm_read_text(fd, text, sizeof text);
+    ssize_t length = rm_read_line(fd, text, sizeof text);
     if (length < 0)
         return (int)-length;
     return rm_parse_integer(text, (size_t)length, value);
@@ -69,7 +69,7 @@ static int read_integer(int fd, u64 *value)
 static int read_numbers(int fd, u64 *values, int count)
 {
     char text[256];
-    ssize_t length = rm_read_text(fd, text, sizeof text);
+    ssize_t length = rm_read_line(fd, text, sizeof text);
     if (length < 0)
         return (int)-length;
     const char *at = text, *end = text + length;
@@ -268,7 +268,7 @@ static void read_system_tasks(rm_limit *limit, struct pass *pass)
         failed(limit, RM_LIMIT_FILE, error);
         return;
     }
-    ssize_t length = rm_read_text(limit->usage_fd, text, sizeof text);
+    ssize_t length = rm_read_line(limit->usage_fd, text, sizeof text);
     const char *slash = length < 0 ? NULL : memchr(text, '/', (size_t)length);
     const char *at = slash ? slash + 1 : NULL;
     error = length < 0 ? (int)-length : !at ? EBADMSG : rm_take_number(&at, text + length, &limit->used);
