@@ -2,8 +2,9 @@
 
 from resource_monitor.middleware.asgi import MemoryBackpressureMiddleware
 from resource_monitor.middleware.flask import MemoryBackpressure
-from resource_monitor.middleware.gate import DEFAULT_MIN_AVAILABLE, Statistics
+from resource_monitor.middleware.gate import DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT
+from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.wsgi import WSGIMemoryBackpressureMiddleware
 
 __all__ = [

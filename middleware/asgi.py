@@ -6,9 +6,10 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Unpack
 
-from resource_monitor.middleware.gate import Admitted, Gate, Statistics
+from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.middleware.losses import let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
+from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import as_app
 
 Scope = MutableMapping[str, Any]
@@ -39,7 +40,10 @@ class MemoryBackpressureMiddleware:
             await self.app(scope, receive, send)
             return
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        admitted = self._gate.enter(method, scope["path"], scope.get("root_path", ""))
+        gate = self._gate
+        ask = gate.ask(scope, method, scope["path"], scope.get("root_path", ""))
+        answer = gate.attempt(ask)
+        admitted = answer if isinstance(answer, Admitted) else gate.refuse(ask, answer)
         if admitted is None:
             await self._refuse(scope, send)
             return

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from resource_monitor.errors import ConfigurationError
-from resource_monitor.middleware.gate import Statistics
 from resource_monitor.middleware.losses import let_go
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.responses import Refusal
+from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.wsgi import ADMITTED, WSGIMemoryBackpressureMiddleware
 
 if TYPE_CHECKING:

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+import weakref
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 
-from resource_monitor.admission import Admission, Pressure, Route
+from resource_monitor.admission import Admission, Reason, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
-from resource_monitor.guard import ensure_installed, unsupported
+from resource_monitor.guard import ensure_installed, guarded_floor, passed, refusals, unsupported
+from resource_monitor.middleware.asking import Ask, Asking, PriorityOf, RequestCost
+from resource_monitor.middleware.counted import Counted
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
 from resource_monitor.middleware.responses import Refusal
-from resource_monitor.middleware.routes import Routes
+from resource_monitor.middleware.routes import Routes, route_class
+from resource_monitor.middleware.statistics import RouteStatistics, Statistics
 from resource_monitor.monitor import MemoryMonitor, default_monitor
+from resource_monitor.reservation import Ledger, Promise, ledger_of
 from resource_monitor.resource import Resource
-from resource_monitor.sampling import UNBOUNDED, Sampler
+from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size, parse_amount
 
 logger = logging.getLogger("resource_monitor")
@@ -25,6 +31,10 @@ logger = logging.getLogger("resource_monitor")
 DEFAULT_MIN_AVAILABLE = "clamp(16MiB, 5%, 512MiB)"
 """5 % of the limit, but never less than a few ordinary requests need nor more than any burst could use: 16 MiB of
 256 MiB, 512 MiB of 64 GiB."""
+
+# Classes that lose nothing may go down to this part of the guard's floor: a little above the half of it, below which
+# small steps are refused.
+_LOWEST_SHARE = 5 / 8
 
 
 class OnProbeError(StrEnum):
@@ -34,32 +44,17 @@ class OnProbeError(StrEnum):
     REFUSE = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What a middleware did since it was made: numbers of requests, and the present state.
-
-    ``shed`` were refused before they began, ``lost`` were admitted and then ran out of memory.
-    """
-
-    in_flight: int
-    admitted: int
-    shed: int
-    lost: int
-    exempt: int
-    probe_errors: int
-    pressure: Pressure
-    min_available: int
-
-
 class Admitted:
     """A request that was let in; :meth:`leave` is owed once it is over."""
 
-    __slots__ = ("_gate", "_lost", "_route")
+    __slots__ = ("_epoch", "_gate", "_lost", "_route", "promise")
 
     def __init__(self, gate: Gate, route: Route | None) -> None:
         self._gate: Gate | None = gate
+        self._epoch = gate.epoch
         self._route = route
         self._lost = False
+        self.promise: Promise | None = None
 
     def lose(self) -> None:
         """The request ran out of memory."""
@@ -68,35 +63,41 @@ class Admitted:
     def leave(self) -> None:
         """The request is over; however often this is said."""
         gate, self._gate = self._gate, None
-        if gate is not None:
+        if gate is None:
+            return
+        if self.promise is not None:
+            self.promise.end()
+        # of a request that was let in before a fork the child counts nothing
+        if self._epoch == gate.epoch:
             gate.leave(self._route, lost=self._lost)
 
 
 class Gate:
     """Asked once a request; every admitted request must be let go of again with :meth:`Admitted.leave`.
 
-    Options are those of the adapters. ``min_available`` is the headroom below which nothing more is admitted: bytes, a
-    size (``"64MiB"``), a share of the smallest limit (``"5%"``), or a share between bounds
-    (``"clamp(16MiB, 5%, 512MiB)"``). ``also`` says how many descriptors or tasks must be left too. ``limit``
-    declares a limit where no cgroup sets one, and ``monitor`` replaces the process's shared one. ``allocation_guard``
-    True installs the guard, False does not, ``None`` does where that is possible. Raises :class:`ConfigurationError`
-    for a value that cannot be meant, :class:`GuardError` when the guard was asked for and cannot be had.
+    Options are those of the adapters (:class:`~resource_monitor.middleware.options.Options`). Raises
+    :class:`ConfigurationError` for a value that cannot be meant, :class:`GuardError` when the guard was asked for and
+    cannot be had.
     """
 
     def __init__(
         self,
         *,
-        min_available: int | str = DEFAULT_MIN_AVAILABLE,
+        min_available: int | str | None = None,
+        request_cost: RequestCost = 0,
+        max_in_flight: int | None = None,
+        priority: PriorityOf | None = None,
         also: Mapping[Resource, int] | None = None,
         limit: int | str | None = None,
         exempt: Exempt = DEFAULT_EXEMPT,
         retry_after: int = 1,
         on_probe_error: OnProbeError | str = OnProbeError.ADMIT,
         allocation_guard: bool | None = None,
+        dry_run: bool = False,
         monitor: MemoryMonitor | None = None,
     ) -> None:
         try:
-            self._amount = parse_amount(min_available)
+            self._amount = parse_amount(DEFAULT_MIN_AVAILABLE if min_available is None else min_available)
         except ConfigurationError as error:
             raise ConfigurationError(f"min_available: {error}") from None
         if limit is not None and monitor is not None:
@@ -105,67 +106,172 @@ class Gate:
             raise ConfigurationError(
                 f"on_probe_error={on_probe_error!r} is neither 'admit' nor 'refuse'; give one of them."
             )
+        if max_in_flight is not None and (
+            isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1
+        ):
+            raise ConfigurationError(
+                f"max_in_flight={max_in_flight!r} is no number of requests; give a whole number from 1, or None."
+            )
+        self._adaptive = min_available is None
         self._admit_blindly = on_probe_error == OnProbeError.ADMIT
+        self._asking = Asking(request_cost, priority)
+        self.ask = self._asking.ask
         self.exempt = ExemptPaths(exempt)
         self.refusal = Refusal(retry_after)
-        self._admission = Admission(0)
-        self._also = [_Count(resource, floor) for resource, floor in (also or {}).items()]
+        self.dry_run = dry_run
+        self._admission = Admission(max_in_flight=max_in_flight)
+        self._also = [Counted(resource, floor) for resource, floor in (also or {}).items()]
         self._routes = Routes()
         self._lock = threading.Lock()
-        self._in_flight = self._admitted = self._shed = self._lost = self._exempt = self._probe_errors = 0
+        self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
+        self._seen = -1
+        self._left = 0
+        self.waiting = 0
+        self.epoch = 0
+        self._shed: Counter[Reason] = Counter()
         self._blind = False
         self._tightest = UNBOUNDED
         self._monitor = monitor
         self._connected: MemoryMonitor | None = None
+        self._ledger: Ledger | None = None
         self._limit = limit
-        self._guard = allocation_guard
+        # a dry run changes nothing, unless it is told to
+        self._guard = False if dry_run and allocation_guard is None else allocation_guard
         self._start(min_available)
+        _gates.add(self)
 
     def enter(self, method: str, path: str, mount: str = "") -> Admitted | None:
-        """What to :meth:`Admitted.leave` when the request is over, or ``None`` when it may not start."""
-        if self.exempt.match(path, mount):
+        """What to :meth:`Admitted.leave` when a request like any other is over, or ``None`` when it may not start."""
+        ask = Ask(method, path, mount)
+        answer = self.attempt(ask)
+        return answer if isinstance(answer, Admitted) else self.refuse(ask, answer)
+
+    def attempt(self, ask: Ask) -> Admitted | Reason:
+        """What to :meth:`Admitted.leave` when the request is over, or why it may not start now. Whoever then refuses it
+        says so to :meth:`refuse`; to ask again is no refusal."""
+        if self.exempt.match(ask.path, ask.mount):
             admitted = Admitted(self, None)  # before it is counted: there may be no memory for it
             with self._lock:
                 self._exempt += 1
                 self._in_flight += 1
             return admitted
         try:
-            room = self._decide()
+            headroom = self._read()
+            for counted in self._also:
+                if counted.shortage():
+                    return Reason.COUNT
+            answer = self._begin(ask, headroom)
+            if answer is Reason.MEMORY:
+                assert self._connected is not None  # it was read a moment ago
+                answer = self._begin(ask, self._connected.relieve())
         except ProbeError as error:
-            room = self._undecided(error)
+            if not self._undecided(error):
+                return Reason.PROBE_ERROR
+            answer = self._begin(ask, UNBOUNDED)
+        return answer
+
+    def refuse(self, ask: Ask, reason: Reason) -> Admitted | None:
+        """Count a refusal, and log the first of a time. In a dry run the request is admitted all the same."""
         with self._lock:
-            route = self._routes.find(method, path)
-            admitted = Admitted(self, route)
-            if room and self._admission.starts(route, time.monotonic()):
-                self._admitted += 1
+            self._shed[reason] += 1
+            began = self._admission.refused(time.monotonic())
+            admitted = None
+            if self.dry_run:
+                route = self._routes.find(ask.method, ask.path)
+                admitted = Admitted(self, route)
+                self._admission.starts(route)
                 self._in_flight += 1
-                return admitted
-            self._shed += 1
-        return None
+        if began:  # the log may take its time
+            logger.warning(
+                "%s %s; requests are answered 503 until there is room again.",
+                "Dry run, nothing is refused: Shedding:" if self.dry_run else "Shedding:",
+                self._shortage(ask, reason),
+            )
+        return admitted
 
     def leave(self, route: Route | None, *, lost: bool) -> None:
         """A request is over; use :meth:`Admitted.leave`, which does this once."""
         with self._lock:
             self._in_flight -= 1
-            self._lost += lost
+            self._wasted += lost
             if route is not None:
                 self._admission.ends(route, time.monotonic(), lost=lost)
 
+    def lagged(self, seconds: float) -> None:
+        """The event loop came so many seconds late."""
+        with self._lock:
+            self._admission.lagged(seconds, time.monotonic())
+
     def statistics(self) -> Statistics:
         """The counts of this moment."""
+        monitor, ledger = self._connected, self._ledger
         with self._lock:
             return Statistics(
                 in_flight=self._in_flight,
                 admitted=self._admitted,
-                shed=self._shed,
-                lost=self._lost,
+                shed=self._shed.total(),
+                wasted=self._wasted,
                 exempt=self._exempt,
+                waiting=self.waiting,
                 probe_errors=self._probe_errors,
+                promised=ledger.promised if ledger else 0,
                 pressure=self._admission.pressure,
                 min_available=self._admission.floor,
+                reading_age=monitor.age() if monitor else None,
+                reliefs=monitor.reliefs if monitor else 0,
+                relieved=monitor.relieved if monitor else 0,
+                guard_refusals=refusals(),
+                shed_by_reason=dict(self._shed),
+                routes={
+                    name: RouteStatistics(
+                        in_flight=route.in_flight,
+                        wasted=route.lost,
+                        rate=route.rate,
+                        window=route.window,
+                        floor=int(self._admission.floor_of(route)),
+                        unseen=int(route.unseen),
+                    )
+                    for name, route in self._routes.items()
+                    if route.in_flight or route.lost or route.unseen
+                },
             )
 
-    def _start(self, min_available: int | str) -> None:
+    def _begin(self, ask: Ask, headroom: int) -> Admitted | Reason:
+        """Ask admission, and begin the request if it may. Memory that is kept for others is not left for this one."""
+        with self._lock:
+            now = time.monotonic()
+            admission, ledger = self._admission, self._ledger
+            if headroom != self._seen:
+                self._seen = headroom
+                admission.read(headroom, passed(), now)
+            left = headroom
+            if ledger is not None and (ask.need or ledger.promised):
+                left = ledger.left(headroom)
+            route = self._routes.find(ask.method, ask.path)
+            admitted = Admitted(self, route)
+            reason = admission.decide(route, left, now, need=ask.need, priority=ask.priority)
+            if reason is not None:
+                self._left = left
+                return reason
+            if ledger is not None and ask.need:
+                admitted.promise = ledger.make(ask.need)
+            self._admitted += 1
+            self._in_flight += 1
+            ended = admission.admitted(left, now)
+        if ended:
+            logger.info("Shedding ended: %s available.", format_size(headroom))
+        return admitted
+
+    def _shortage(self, ask: Ask, reason: Reason) -> str:
+        if reason is Reason.COUNT:
+            return next(filter(None, (counted.shortage() for counted in self._also)), "descriptors or tasks were short")
+        if reason is Reason.MEMORY:
+            with self._lock:
+                wanted = self._admission.wants(self._routes.find(ask.method, ask.path), ask.need, ask.priority)
+            return f"{format_size(max(0, self._left))} of memory available, {format_size(wanted)} wanted"
+        return _SHORTAGES[reason].format(name=route_class(ask.method, ask.path))
+
+    def _start(self, min_available: int | str | None) -> None:
         """Find the limit and check the options against it; a probe that fails is the requests' business, not ours."""
         try:
             monitor = self._connect()
@@ -189,8 +295,8 @@ class Gate:
         self._fit(monitor)
         if self._admission.floor >= tightest:
             raise ConfigurationError(
-                f"min_available={min_available!r} is not below the memory limit of {format_size(tightest)}, so every "
-                "request would be refused; give less, or a share such as '5%'."
+                f"min_available={min_available or DEFAULT_MIN_AVAILABLE!r} is not below the memory limit of "
+                f"{format_size(tightest)}, so every request would be refused; give less, or a share such as '5%'."
             )
 
     def _connect(self) -> MemoryMonitor:
@@ -203,16 +309,23 @@ class Gate:
             self._guard = monitor.root == "/" and unsupported() is None
         if self._guard:
             ensure_installed(monitor)
+        self._ledger = ledger_of(monitor)
         self._connected = monitor
         return monitor
 
     def _fit(self, monitor: MemoryMonitor) -> None:
         """Follow the limit, which may be changed while we run."""
         self._tightest = tightest = monitor.tightest()
-        self._admission.floor = 0 if tightest == UNBOUNDED else self._amount.of(tightest)
-        monitor.watch(self._admission.floor)
+        floor = 0 if tightest == UNBOUNDED else self._amount.of(tightest)
+        lowest = floor
+        if self._adaptive and self._guard:
+            lowest = min(floor, int(_LOWEST_SHARE * guarded_floor()))
+        with self._lock:
+            self._admission.floor, self._admission.lowest = floor, lowest
+        monitor.watch(floor)
 
-    def _decide(self) -> bool:
+    def _read(self) -> int:
+        """The headroom. Raises :class:`ProbeError`."""
         monitor = self._connected or self._connect()
         headroom = monitor.headroom()
         if self._blind:
@@ -220,21 +333,7 @@ class Gate:
             logger.warning("Memory can be read again; requests are decided by it.")
         if monitor.tightest() != self._tightest:
             self._fit(monitor)
-        admission = self._admission
-        if not (admission.admits(headroom) or admission.admits(headroom := monitor.relieve())):
-            self._refused(f"{format_size(headroom)} of memory available, {format_size(admission.floor)}")
-            return False
-        for count in self._also:
-            if (left := count.headroom()) < count.floor:
-                self._refused(f"{left} {count.label} left, {count.floor}")
-                return False
-        if admission.pressure is not Pressure.OK and admission.admitted(time.monotonic()):
-            logger.info("Shedding ended: %s available.", format_size(headroom))
-        return True
-
-    def _refused(self, shortage: str) -> None:
-        if self._admission.refused(time.monotonic()):
-            logger.warning("Shedding: %s wanted; requests are answered 503 until there is room again.", shortage)
+        return headroom
 
     def _undecided(self, error: ProbeError) -> bool:
         with self._lock:
@@ -248,27 +347,29 @@ class Gate:
             )
         return self._admit_blindly
 
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self.epoch += 1
+        self._in_flight = self.waiting = 0
+        self._admission.forget()
 
-class _Count:
-    """A counted resource of which ``floor`` must be left."""
 
-    def __init__(self, resource: Resource, floor: int) -> None:
-        counted = (Resource.OPEN_FILES, Resource.TASKS)
-        if resource not in counted:
-            raise ConfigurationError(
-                f"also has {resource!r}, which is not counted; give Resource.OPEN_FILES or Resource.TASKS "
-                "(min_available is for memory)."
-            )
-        if isinstance(floor, bool) or not isinstance(floor, int) or floor < 0:
-            raise ConfigurationError(f"also has {floor!r} for {resource}; give how many must be left, such as 32.")
-        self.floor = floor
-        self.label = resource.name.replace("_", " ").lower()
-        self._resource = resource
-        self._sampler: Sampler | None = None
+_SHORTAGES = {
+    Reason.PACE: "{name} starts no faster than it completes",
+    Reason.COLD_START: "what {name} needs is not known yet",
+    Reason.LATENCY: "the event loop lags",
+    Reason.IN_FLIGHT: "max_in_flight requests are in flight",
+    Reason.PROBE_ERROR: "memory cannot be read",
+    Reason.BODY: "no room for the body of {name}",
+    Reason.TOO_LARGE: "the body of {name} is larger than max_body",
+}
 
-    def headroom(self) -> int:
-        """How many are left. Raises :class:`ProbeError`."""
-        if self._sampler is None:
-            self._sampler = self._resource.count()
-        assert self._sampler is not None  # counted, as __init__ has seen
-        return self._sampler.headroom()
+_gates: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for gate in _gates:
+        gate._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypedDict
 
+from resource_monitor.middleware.asking import PriorityOf, RequestCost
 from resource_monitor.middleware.gate import OnProbeError
 from resource_monitor.middleware.paths import Exempt
 from resource_monitor.monitor import MemoryMonitor
@@ -14,9 +15,18 @@ from resource_monitor.resource import Resource
 class Options(TypedDict, total=False):
     """Keyword options of the middlewares; all may be left out."""
 
-    min_available: int | str
+    min_available: int | str | None
     """Headroom below which nothing more is admitted: bytes, ``"64MiB"``, ``"5%"`` of the smallest limit, or a share
-    between bounds, ``"clamp(16MiB, 5%, 512MiB)"`` (the default)."""
+    between bounds. ``None`` (the default) is ``"clamp(16MiB, 5%, 512MiB)"``, and less for classes of requests that lose
+    nothing while the allocation guard is at work."""
+    request_cost: RequestCost
+    """What a request is known to take, for users who know: bytes, a size, or a callable that gives bytes for a scope or
+    environ. It is promised to the request until its memory shows or it ends."""
+    max_in_flight: int | None
+    """At most so many requests at once; ``None`` (the default) sets no such cap."""
+    priority: PriorityOf | None
+    """A callable that gives a :class:`Priority` for a scope or environ. Without one, all requests are ``DEFAULT``;
+    nothing that a client sends is looked at."""
     also: Mapping[Resource, int] | None
     """What else must be left: ``{Resource.OPEN_FILES: 32}``. Counts of ``OPEN_FILES`` and ``TASKS``."""
     limit: int | str | None
@@ -30,5 +40,7 @@ class Options(TypedDict, total=False):
     allocation_guard: bool | None
     """True: refuse allocations that would cross the limit's floor, process-wide; False: do not; ``None`` (the default):
     where the interpreter can be guarded."""
+    dry_run: bool
+    """True: decide, count and log, but refuse nothing."""
     monitor: MemoryMonitor | None
     """A monitor of one's own in place of the process's shared one."""

@@ -6,6 +6,7 @@ Requests of a class are taken to need about the same; the number of classes is b
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from resource_monitor.admission import Route
 
@@ -32,6 +33,11 @@ class Routes:
                 self._by_path.clear()
             self._by_path[method, path] = route
         return route
+
+    def items(self) -> Iterator[tuple[str, Route]]:
+        """The classes by name; those beyond the bound share ``"…"``."""
+        yield from self._by_class.items()
+        yield "…", self._others
 
     def _classify(self, method: str, path: str) -> Route:
         name = route_class(method, path)

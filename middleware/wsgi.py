@@ -8,9 +8,10 @@ from contextlib import suppress
 from typing import Any, Unpack
 
 from resource_monitor.guard import thread_refusals
-from resource_monitor.middleware.gate import Admitted, Gate, Statistics
+from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.middleware.losses import let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
+from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import app_runs
 
 Environ = dict[str, Any]
@@ -45,7 +46,9 @@ class WSGIMemoryBackpressureMiddleware:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate = self.gate
         method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
-        admitted = gate.enter(method, path, environ.get("SCRIPT_NAME", ""))
+        ask = gate.ask(environ, method, path, environ.get("SCRIPT_NAME", ""))
+        answer = gate.attempt(ask)
+        admitted = answer if isinstance(answer, Admitted) else gate.refuse(ask, answer)
         if admitted is None:
             return _refuse(gate, environ, start_response)
         environ[ADMITTED] = admitted

@@ -1,9 +1,14 @@
 """Decides whether a request may start. Sans-IO: headroom, time and outcomes are passed in, decisions come out; there is
 no clock here, no file and no lock.
 
-Everything that changes the state of admission lives in this file. Two questions are asked of each request:
+Everything that changes the state of admission lives in this file. A request starts when all of these agree:
 
-* The *gate*: is the headroom at least the floor?
+* The *cap*: fewer than ``max_in_flight`` are in flight.
+* *Latency*: while the event loop lags, for longer than a moment, work in flight is bounded, for an answer that comes
+  too late is no good answer.
+* The *gate*: what is left, less what is promised and what requests in flight are known to take yet, is at least the
+  floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``.
+* *Cold start*: the first requests of a class say what it needs, so that few of them start in the same moment.
 * The *pace*: may one more request of this route class start now? A class is not paced until the allocation guard has
   cost it requests. A refused allocation is to memory what a lost packet is to a network: a cheap and exact sign of
   congestion. From then on the class starts at most ``GAIN`` times the requests a second that it completes, evenly
@@ -11,10 +16,16 @@ Everything that changes the state of admission lives in this file. Two questions
   time. With this gain about ``1 − 1/GAIN`` of them are lost, which is what probing for more room costs. Where only a
   few are in flight, rates are too coarse, and a small window takes the pace's place: up by steps, down by more, for the
   same share of losses.
+
+Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
+that grew by more than the guard let pass grew unseen, and is put down to the classes in flight. A class with unseen
+memory is held to what its requests were seen to take.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from enum import StrEnum
 
 GAIN = 1.15
@@ -31,44 +42,122 @@ _FASTER, _SLIGHTLY_FASTER, _SLOWER = 1.25, 1.04, 0.8
 _FEW = 10
 _SLOWEST = 1.0
 
+# The floor of a class goes down by one of these parts of the way at each count, the smaller one after the first loss,
+# and up by one for each loss: at a few losses in a hundred it stays where it is.
+_DOWN_UNHURT, _DOWN, _UP = 1 / 10, 1 / 32, 1 / 16
+
+# A new class has so many in flight at first, and twice as many each time that so many seconds passed, or as many were
+# done, without memory growing unseen; beyond the last number it is not new any more.
+_COLD, _COLD_STEP, _WARM = 16, 0.01, 4096
+
+# Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
+# What the guard let pass may show later, half of it within so many seconds.
+_NOISE, _LEAST, _SHOWS_WITHIN = 1 << 20, 1 << 17, 0.25
+# What a class is known to take unseen fades by this much a count, so that it is learned anew, and a near miss, when a
+# reading finds less than half of the floor, says that it is more.
+_FADES, _NEAR_MISS = 0.98, 1.3
+
+# The event loop lags when it came late by more than this many seconds at every beat for so long; then the work in
+# flight is cut to this share, and let grow again by this much.
+_LAG, _LAG_INTERVAL, _CUT, _REGROW = 0.05, 0.5, 0.8, 1.05
+
 # A service is shedding until nothing was refused for this many seconds, so that the state does not flap with every
-# megabyte that comes and goes.
+# megabyte that comes and goes. Memory is scarce below this many floors, and no longer so above the second number.
 _DWELL = 1.0
+_SCARCE, _AMPLE = 2.0, 2.5
 
 
 class Pressure(StrEnum):
-    """Whether requests are being refused."""
+    """How the service is doing: requests are refused, or soon may be."""
 
     OK = "ok"
+    ELEVATED = "elevated"
     SHEDDING = "shedding"
+
+
+class Priority(StrEnum):
+    """How much a request matters: a critical one may use the last of the memory and is neither paced nor held back for
+    latency, a sheddable one leaves twice what others leave."""
+
+    CRITICAL = "critical"
+    DEFAULT = "default"
+    SHEDDABLE = "sheddable"
+
+
+class Reason(StrEnum):
+    """Why a request was refused."""
+
+    MEMORY = "memory"
+    """Too little is left."""
+    COUNT = "count"
+    """Too few descriptors or tasks are left."""
+    PACE = "pace"
+    """Its class starts no faster than it completes."""
+    COLD_START = "cold_start"
+    """It is not known yet what its class needs."""
+    LATENCY = "latency"
+    """The event loop lags."""
+    IN_FLIGHT = "in_flight"
+    """``max_in_flight`` are in flight."""
+    PROBE_ERROR = "probe_error"
+    """Memory cannot be read."""
+    BODY = "body"
+    """No room came for the rest of its body."""
+    TOO_LARGE = "too_large"
+    """Its body is larger than ``max_body``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What is worth telling other processes of a class, ``None`` where it is not bound: floor and bytes a request takes
+    unseen, requests a second, requests in flight, good results a second."""
+
+    floor: float | None
+    unseen: float
+    rate: float | None
+    window: float | None
+    delivered: float | None
 
 
 class Route:
     """What admission knows of one class of requests; only :class:`Admission` changes it.
 
-    ``rate`` (starts a second) and ``window`` (requests in flight) are ``None`` while they do not bind.
+    ``rate`` (starts a second), ``window`` (requests in flight) and ``floor`` (bytes) are ``None`` while they do not
+    bind. ``unseen`` is what a request takes that the guard does not see, bytes. ``lost`` are all requests lost so far.
     """
 
     __slots__ = (
         "_begun",
         "_calm",
+        "_cold",
+        "_cold_done",
+        "_cold_since",
         "_delivered",
         "_filled",
         "_good",
+        "_grown",
+        "_growths",
         "_held_back",
         "_lost",
+        "_missed",
         "_most",
         "_since",
         "_tokens",
+        "floor",
         "in_flight",
+        "lost",
         "rate",
+        "unseen",
         "window",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, learned: Learned | None = None) -> None:
         self.in_flight = 0
+        self.lost = 0
         self.rate: float | None = None
         self.window: float | None = None
+        self.floor: float | None = None
+        self.unseen = 0.0
         self._since = 0.0
         self._begun = False
         self._good = self._lost = self._most = 0
@@ -76,39 +165,98 @@ class Route:
         self._delivered: float | None = None
         self._calm = 0
         self._tokens = self._filled = 0.0
+        self._grown, self._growths, self._missed = 0.0, 0, False
+        self._cold, self._cold_done, self._cold_since = _COLD, 0, -math.inf
+        if learned is not None:
+            self.floor, self.unseen, self.rate, self.window, self._delivered = (
+                learned.floor,
+                learned.unseen,
+                learned.rate,
+                learned.window,
+                learned.delivered,
+            )
+            self._cold = _WARM
+
+    @property
+    def learned(self) -> Learned | None:
+        """What others may begin with, ``None`` while it is little."""
+        if self._cold < _WARM and not (self.lost or self.unseen):
+            return None
+        return Learned(self.floor, self.unseen, self.rate, self.window, self._delivered)
 
 
 class Admission:
-    """The gate and the pace. Not thread-safe: whoever asks holds a lock."""
+    """All questions, and the state that they are answered from. Not thread-safe: whoever asks holds a lock.
 
-    def __init__(self, floor: int) -> None:
+    ``floor`` is the headroom to be left, bytes, and ``lowest`` what a class that loses nothing may leave.
+    """
+
+    def __init__(self, floor: int = 0, *, lowest: int | None = None, max_in_flight: int | None = None) -> None:
         self.floor = floor
+        self.lowest = floor if lowest is None else lowest
+        self.max_in_flight = max_in_flight
+        self.in_flight = 0
         self.pressure = Pressure.OK
-        self._last_refusal = 0.0
+        self.cap: float | None = None
+        self._last_refusal = self._scarce_since = -math.inf
+        self._busy: set[Route] = set()
+        self._reading: tuple[int, int, float] | None = None
+        self._to_show = self._shown = self._freed = 0.0
+        self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
 
-    def admits(self, headroom: int) -> bool:
-        """Whether ``headroom`` bytes are room enough for one more request."""
-        return headroom >= self.floor
+    # --- may it start? ---
 
-    def starts(self, route: Route, now: float) -> bool:
-        """Whether a request of ``route`` may start at ``now`` seconds; True counts it in flight until :meth:`ends`."""
+    def decide(
+        self,
+        route: Route,
+        left: int,
+        now: float,
+        *,
+        need: int = 0,
+        priority: Priority = Priority.DEFAULT,
+        elsewhere: int = 0,
+    ) -> Reason | None:
+        """Why a request of ``route`` may not start at ``now`` seconds, or ``None``, which counts it in flight until
+        :meth:`ends`. ``left`` bytes are not promised, ``need`` it will promise, ``elsewhere`` requests are in flight in
+        other processes."""
+        if self.max_in_flight is not None and self.in_flight + elsewhere >= self.max_in_flight:
+            return Reason.IN_FLIGHT
+        urgent = priority is Priority.CRITICAL
+        if self.cap is not None and route.in_flight and self.in_flight >= self.cap and not urgent:
+            self._capped = True
+            return Reason.LATENCY
+        if left < self.wants(route, need, priority):
+            if route.unseen and now - route._since >= _PATIENCE:
+                route.unseen, route._since = _unless_little(route.unseen / 2), now  # nothing ends that would teach it
+            return Reason.MEMORY
+        if route._cold < _WARM and not _warm_enough(route, now):
+            return Reason.COLD_START
         if route.in_flight == 0:
             if route._good + route._lost == 0:
                 route._since, route._begun = now, False
-        elif not _in_time(route, now):
+        elif not urgent and not _in_time(route, now):
             route._held_back = True
-            return False
-        route.in_flight += 1
-        route._most = max(route._most, route.in_flight)
-        return True
+            return Reason.PACE
+        self.starts(route)
+        return None
 
     def ends(self, route: Route, now: float, *, lost: bool) -> None:
         """Note that a request of ``route`` is over; ``lost`` to memory, or done."""
+        assert route.in_flight > 0
+        self.in_flight -= 1
         route.in_flight -= 1
+        if route.in_flight == 0:
+            self._busy.discard(route)
+        self._shown = max(0.0, self._shown - route.unseen) if self._busy else 0.0
+        self._freed += route.unseen
         if lost:
+            route.lost += 1
             route._lost += 1
+            if route.floor is not None:
+                route.floor = min(self.floor, route.floor + _UP * (self.floor - self.lowest))
         else:
             route._good += 1
+            route._cold_done += 1
             if not route._begun:
                 route._since, route._begun = now, True
         if route.window is not None:
@@ -116,21 +264,128 @@ class Admission:
         elapsed = now - route._since
         enough = elapsed >= _SHORTEST if route._good >= _RESULTS else elapsed >= _LONGEST and route._good > 0
         if enough or elapsed >= _PATIENCE:
+            self._lower(route)
+            _learn(route)
             _count(route, now, elapsed)
 
-    def admitted(self, now: float) -> bool:
+    def starts(self, route: Route) -> None:
+        """Count a request of ``route`` in flight that was not asked for, or was refused and starts all the same."""
+        self.in_flight += 1
+        route.in_flight += 1
+        route._most = max(route._most, route.in_flight)
+        self._busy.add(route)
+
+    def wants(self, route: Route, need: int, priority: Priority) -> int:
+        """What must be left, in bytes, for a request of ``route`` that will promise ``need`` to start."""
+        unseen = self._unshown() + route.unseen if self.in_flight else 0.0
+        return int(need + unseen + self.floor_of(route, priority))
+
+    def forget(self) -> None:
+        """Nothing is in flight any more: in a child process, which has none of its parent's requests."""
+        for route in self._busy:
+            route.in_flight = 0
+        self._busy.clear()
+        self.in_flight = 0
+        self._shown = self._freed = 0.0
+
+    def floor_of(self, route: Route, priority: Priority = Priority.DEFAULT) -> float:
+        """The headroom that requests of ``route`` leave, bytes."""
+        if priority is Priority.CRITICAL:
+            return min(self.lowest, self.floor / 2)
+        floor = self.floor if route.floor is None or route.unseen else max(route.floor, self.lowest)
+        return 2 * floor if priority is Priority.SHEDDABLE else floor
+
+    def _lower(self, route: Route) -> None:
+        if self.lowest < self.floor:
+            down = (_DOWN if route.lost else _DOWN_UNHURT) * (self.floor - self.lowest)
+            route.floor = max(self.lowest, min(self.floor, route.floor or self.floor) - down)
+
+    # --- memory that the guard does not see ---
+
+    def read(self, headroom: int, passed: int, now: float) -> None:
+        """Note a reading: ``headroom`` bytes are left, and the guard let ``passed`` bytes pass since it began."""
+        if self._reading is None:
+            self._reading = headroom, passed, now
+            return
+        before, passed_before, since = self._reading
+        grown = before - headroom + self._freed - (passed - passed_before) - self._to_show
+        if abs(grown) < _NOISE and now - since < _SHOWS_WITHIN:
+            return
+        self._reading, self._freed = (headroom, passed, now), 0.0
+        self._to_show = max(0.0, -grown) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
+        if grown < _NOISE or not self._busy:
+            return
+        self._shown += grown
+        weights = {route: route.in_flight * max(route.unseen, _LEAST) for route in self._busy}
+        for route, weight in weights.items():
+            route._grown += grown * weight / sum(weights.values())
+            route._growths += 1
+            route._cold_since = now
+            if route._cold < _WARM:
+                # once may be chance: another process, or what is loaded when first used
+                taken = min(route._grown / max(route._most, route.in_flight), route._growths * self.floor)
+                route.unseen = max(route.unseen, _unless_little(taken))
+            if headroom < self.floor / 2 and not route._missed:
+                route.unseen *= _NEAR_MISS
+                route._missed = True
+
+    def _unshown(self) -> float:
+        """What requests in flight are known to take and have not shown yet."""
+        expected = sum(route.unseen * route.in_flight for route in self._busy)
+        self._shown = min(self._shown, expected)
+        return expected - self._shown
+
+    # --- latency ---
+
+    def lagged(self, lag: float, now: float) -> None:
+        """Note that the event loop came ``lag`` seconds late at ``now``."""
+        self._least_lag = min(self._least_lag, lag)
+        if now - self._lag_since < _LAG_INTERVAL:
+            return
+        if self._least_lag > _LAG:
+            self.cap = max(1.0, _CUT * min(self.in_flight, math.inf if self.cap is None else self.cap))
+        elif self.cap is not None:
+            self.cap = max(self.cap + 1, self.cap * _REGROW) if self._capped else None
+        self._least_lag, self._lag_since, self._capped = math.inf, now, False
+
+    # --- the state that readiness, metrics and the log follow ---
+
+    def admitted(self, headroom: int, now: float) -> bool:
         """Note an admission at ``now`` seconds; True when it ended a time of shedding."""
-        if self.pressure is Pressure.OK or now - self._last_refusal < _DWELL:
+        if headroom < _SCARCE * self.floor or (self.pressure is Pressure.ELEVATED and headroom < _AMPLE * self.floor):
+            self._scarce_since = now
+        if self.pressure is Pressure.SHEDDING and now - self._last_refusal < _DWELL:
             return False
-        self.pressure = Pressure.OK
-        return True
+        ended = self.pressure is Pressure.SHEDDING
+        self.pressure = Pressure.ELEVATED if now - self._scarce_since < _DWELL else Pressure.OK
+        return ended
 
     def refused(self, now: float) -> bool:
         """Note a refusal at ``now`` seconds; True when it began a time of shedding."""
-        began = self.pressure is Pressure.OK
+        began = self.pressure is not Pressure.SHEDDING
         self.pressure = Pressure.SHEDDING
         self._last_refusal = now
         return began
+
+
+def _warm_enough(route: Route, now: float) -> bool:
+    if route.in_flight == 0:
+        route._cold_since = now
+    waited = route.in_flight >= route._cold // 2 and now - route._cold_since >= _COLD_STEP
+    if waited or route._cold_done >= route._cold:
+        route._cold, route._cold_done, route._cold_since = 2 * route._cold, 0, now
+    return route.in_flight < route._cold
+
+
+def _learn(route: Route) -> None:
+    """What a request of ``route`` takes unseen, by what grew while so many of them ended."""
+    taken = route._grown / (route._good + route._lost)
+    route.unseen = _unless_little(_FADES * (route.unseen + _WEIGHT * (taken - route.unseen)))
+    route._grown, route._missed = 0.0, False
+
+
+def _unless_little(size: float) -> float:
+    return size if size >= _LEAST else 0.0
 
 
 def _in_time(route: Route, now: float) -> bool:

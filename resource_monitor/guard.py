@@ -189,6 +189,21 @@ def thread_refusals() -> int:
     return int(lib.rm_guard_thread_refusals())
 
 
+def refusals() -> int:
+    """How many allocations were refused in this process."""
+    return int(_read().refusals)
+
+
+def guarded_floor() -> int:
+    """The floor in bytes, as of the guard's last full check."""
+    return int(_read().floor)
+
+
+def passed() -> int:
+    """Bytes of allocations that the guard let pass so far; what usage grows beyond that was taken unseen."""
+    return int(lib.rm_guard_passed())
+
+
 def place() -> Any:
     """The calling thread's place in a request, as an ``int *`` to be set.
 

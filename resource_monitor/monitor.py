@@ -50,7 +50,8 @@ class MemoryMonitor(Sampler):
 
     ``limit`` declares a limit on this process's resident memory, as bytes or a text such as ``"256MiB"``, for machines
     where no cgroup sets one; without it the environment's ``RESOURCE_MONITOR_LIMIT`` does. ``root`` is a directory that
-    stands in for ``/``. Raises :class:`ConfigurationError` for a limit that is no size, :class:`ProbeError` when the
+    stands in for ``/``. The allocator was asked ``reliefs`` times for what it did not need, which brought ``relieved``
+    bytes. Raises :class:`ConfigurationError` for a limit that is no size, :class:`ProbeError` when the
     limits cannot be found out.
     """
 
@@ -64,6 +65,7 @@ class MemoryMonitor(Sampler):
         self._full_free = 0
         self._relief_due = 0.0
         self._relief_interval = _RELIEF_INTERVAL
+        self.reliefs = self.relieved = 0
         super().__init__(
             clock=clock,
             speed=_BYTES_PER_SECOND * len(os.sched_getaffinity(0)),
@@ -102,6 +104,8 @@ class MemoryMonitor(Sampler):
             dirty = self.allocator.dirty()
             if (dirty is None or dirty >= _HELPFUL) and self.allocator.relieve():
                 self._update(self._clock(), full=True)
+                self.reliefs += 1
+                self.relieved += max(0, self._headroom - before)
             helped = self._headroom >= before + _HELPFUL
             # what the allocator itself calls dirty is cheap to ask for; blind trimming has to earn its next turn
             patient = dirty is None and not helped

@@ -7,6 +7,7 @@ than be broken off in the middle.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import weakref
 from types import TracebackType
@@ -14,49 +15,88 @@ from types import TracebackType
 from resource_monitor.errors import MemoryPressure, ProbeError
 from resource_monitor.guard import DEFAULT_FLOOR
 from resource_monitor.monitor import MemoryMonitor, default_monitor
+from resource_monitor.promises import Promises
 from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size, parse_amount, parse_size
 
 _FLOOR = parse_amount(DEFAULT_FLOOR)
 
 
-class _Ledger:
-    """What is promised on one monitor's headroom; bytes.
+class Ledger:
+    """The promises on one monitor's headroom, for all threads; bytes.
 
-    A promise counts until its memory shows in the reading, or it ends. What shows is not told apart by who took it:
-    headroom that went since the promises were made is taken as theirs. ``_most`` is what they were made against.
+    What was promised before a fork is nothing in the child: :meth:`end` of it does nothing.
     """
 
     def __init__(self, monitor: MemoryMonitor) -> None:
         self._lock = threading.Lock()
         self._monitor = weakref.ref(monitor)
-        self._promised = 0
-        self._most = 0
+        self._promises = Promises()
+        self._owner = os.getpid()
 
-    def promise(self, size: int) -> None:
-        """Raises :class:`MemoryPressure` when that leaves less than the guard's floor, :class:`ProbeError`."""
+    @property
+    def promised(self) -> int:
+        """All promises that count."""
+        return self._promises.total
+
+    def left(self, headroom: int) -> int:
+        """What of ``headroom`` is not promised; negative when more is."""
+        with self._lock:
+            return self._promises.left(headroom)
+
+    def make(self, size: int) -> Promise:
+        """Promise ``size`` of what :meth:`left` said a moment ago."""
+        with self._lock:
+            self._promises.make(size)
+            return Promise(self, size)
+
+    def reserve(self, size: int) -> Promise:
+        """Promise ``size`` if more than the guard's floor is left then. Raises :class:`MemoryPressure` if it is not,
+        :class:`ProbeError`."""
         monitor = self._monitor()
         assert monitor is not None  # whoever asks holds it
         tightest = monitor.tightest()
         floor = 0 if tightest == UNBOUNDED else _FLOOR.of(tightest)
         with self._lock:
-            left = self._left(monitor.headroom())
+            left = self._promises.left(monitor.headroom())
             if left < size + floor:
-                left = self._left(monitor.relieve())
+                left = self._promises.left(monitor.relieve())
             if left < size + floor:
                 raise MemoryPressure(
                     f"{format_size(size)} cannot be reserved: {format_size(max(left, 0))} of memory are left and not "
                     f"promised, of which {format_size(floor)} are kept free; try again later or reserve less."
                 )
-            self._promised += size
+            self._promises.make(size)
+            return Promise(self, size)
 
-    def release(self, size: int) -> None:
-        with self._lock:
-            self._promised -= size
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._promises.forget()
+        self._owner = os.getpid()
 
-    def _left(self, headroom: int) -> int:
-        self._most = max(self._most, headroom) if self._promised else headroom
-        return min(headroom, self._most - self._promised)
+
+class Promise:
+    """``size`` bytes that are promised until :meth:`end`."""
+
+    __slots__ = ("_ledger", "_owner", "size")
+
+    def __init__(self, ledger: Ledger, size: int) -> None:
+        self.size = size
+        self._ledger = ledger
+        self._owner = ledger._owner
+
+    def resize(self, size: int) -> None:
+        """Promise ``size`` from now on."""
+        ledger = self._ledger
+        with ledger._lock:
+            if self._owner == ledger._owner:
+                ledger._promises.end(self.size)
+                ledger._promises.make(size)
+                self.size = size
+
+    def end(self) -> None:
+        """Take it back, however often that is said."""
+        self.resize(0)
 
 
 class Reservation:
@@ -68,21 +108,19 @@ class Reservation:
     def __init__(self, size: int, monitor: MemoryMonitor | None) -> None:
         self.size = size
         self._monitor = monitor
-        self._held: list[_Ledger] = []
+        self._held: list[Promise] = []
 
     def __enter__(self) -> Reservation:
         # without a reading nothing can be said against it, as with requests
         with contextlib.suppress(ProbeError):
-            ledger = _ledger(self._monitor or default_monitor())
-            ledger.promise(self.size)
-            self._held.append(ledger)
+            self._held.append(ledger_of(self._monitor or default_monitor()).reserve(self.size))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._held:
-            self._held.pop().release(self.size)
+            self._held.pop().end()
 
     async def __aenter__(self) -> Reservation:
         return self.__enter__()
@@ -104,13 +142,24 @@ def reserve(size: int | str, *, monitor: MemoryMonitor | None = None) -> Reserva
     return Reservation(parse_size(size), monitor)
 
 
-def _ledger(monitor: MemoryMonitor) -> _Ledger:
+def ledger_of(monitor: MemoryMonitor) -> Ledger:
+    """The ledger that all share who ask ``monitor``."""
     with _ledgers_lock:
         ledger = _ledgers.get(monitor)
         if ledger is None:
-            ledger = _ledgers[monitor] = _Ledger(monitor)
+            ledger = _ledgers[monitor] = Ledger(monitor)
         return ledger
 
 
-_ledgers: weakref.WeakKeyDictionary[MemoryMonitor, _Ledger] = weakref.WeakKeyDictionary()
+_ledgers: weakref.WeakKeyDictionary[MemoryMonitor, Ledger] = weakref.WeakKeyDictionary()
 _ledgers_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _ledgers_lock
+    _ledgers_lock = threading.Lock()
+    for ledger in _ledgers.values():
+        ledger._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -43,6 +43,7 @@ class Sampler(ABC):
         self._fresh_until = 0.0
         self._full_due = 0.0
         self._headroom = 0
+        self._read_at = 0.0
         self._error: ProbeError | None = None
         self._unreadable: str | None = None
         self._lock = threading.Lock()
@@ -67,6 +68,10 @@ class Sampler(ABC):
         with self._lock:
             self._update(self._clock(), full=True)
             return self._reader.first()
+
+    def age(self) -> float:
+        """Seconds since the last reading."""
+        return self._clock() - self._read_at
 
     def tightest(self) -> int:
         """The smallest limit as of the last full reading, :data:`UNBOUNDED` without one."""
@@ -102,6 +107,7 @@ class Sampler(ABC):
             raise
         self._error = None
         self._headroom = headroom = self._reader.headroom
+        self._read_at = now
         self._fresh_until = now + min(max(headroom / (4 * self.speed), _SHORTEST), _LONGEST)
 
     def _read(self, now: float, *, full: bool) -> None:

@@ -61,6 +61,7 @@ enum {
 #define AGE_LEAST 1000000LL
 #define AGE_MOST 50000000LL
 #define ENDLESS (INT64_MAX / 2)
+#define COUNTED_MOST (INT64_MAX / 4)             /* larger blocks are no address space's */
 
 /* CPython's structs, outside of the limited API but unchanged since 3.5 (Include/cpython/pymem.h, objimpl.h). */
 typedef struct {
@@ -93,6 +94,7 @@ static bool linked[DOMAINS], arena_linked;      /* our functions stand in the ch
 static size_t (*usable_size)(void *);           /* NULL where blocks are not malloc's own */
 
 static _Atomic int64_t budget = ENDLESS;
+static _Atomic int64_t granted = ENDLESS;       /* all budgets so far: without what is left of the last, what passed */
 static _Atomic int64_t fresh_until = INT64_MAX;
 static _Atomic size_t charged_from = SIZE_MAX;  /* blocks of this size and more are checked and charged one by one */
 static _Atomic unsigned int refuse_every;
@@ -115,6 +117,11 @@ static struct {
     unsigned int injected;
     rm_guard_statistics statistics;
 } guard;
+
+static void set_budget(int64_t bytes)
+{
+    atomic_fetch_add(&granted, bytes - atomic_exchange(&budget, bytes));
+}
 
 static int64_t now_ns(void)
 {
@@ -208,7 +215,9 @@ static bool refuse(size_t size, u64 headroom, bool small, int64_t now)
     guard.statistics.small_refusals += small;
     guard.statistics.refused_size = size;
     guard.statistics.refused_headroom = headroom;
-    atomic_store_explicit(&budget, next > BUDGET_MOST ? BUDGET_MOST : (int64_t)next, memory_order_relaxed);
+    if (size <= COUNTED_MOST)
+        atomic_fetch_sub(&granted, (int64_t)size);
+    set_budget(next > BUDGET_MOST ? BUDGET_MOST : (int64_t)next);
     if (now >= guard.announce_due) {
         guard.announce_due = now + ANNOUNCE_INTERVAL;
         raise_event(RM_GUARD_REFUSED);
@@ -224,7 +233,7 @@ static bool check(size_t size, bool small, bool *charged)
     unsigned int every = atomic_load_explicit(&refuse_every, memory_order_relaxed);
     *charged = false;
     if (!guard.active) {
-        atomic_store_explicit(&budget, ENDLESS, memory_order_relaxed);
+        set_budget(ENDLESS);
         atomic_store_explicit(&fresh_until, INT64_MAX, memory_order_relaxed);
         atomic_store_explicit(&charged_from, SIZE_MAX, memory_order_relaxed);
         return true;
@@ -232,7 +241,7 @@ static bool check(size_t size, bool small, bool *charged)
     /* CPython 3.12 and 3.13 do not outlive the refusal of every frame or coroutine */
     if (every && size > OBJECT_MOST && ++guard.injected % every == 0) {
         refuse(size, guard.outcome.headroom, small, now);
-        atomic_store_explicit(&budget, 0, memory_order_relaxed);
+        set_budget(0);
         return false;
     }
     int share = !small ? 1 : place == RM_IN_SERVER ? SERVER_SHARE : size <= TINY ? TINY_SHARE : SMALL_SHARE;
@@ -240,7 +249,7 @@ static bool check(size_t size, bool small, bool *charged)
     u64 needed = size > NO_LIMIT - floor ? NO_LIMIT : size + floor;
     int tier = now - guard.full_at >= FULL_INTERVAL ? RM_FULL : RM_USAGE;
     if (read_limits(tier, now)) {
-        atomic_store_explicit(&budget, BUDGET_MOST, memory_order_relaxed);
+        set_budget(BUDGET_MOST);
         return true;
     }
     /* Beyond what is free, the room is page cache that the kernel must reclaim first, which may have gone since; and
@@ -267,7 +276,7 @@ static bool check(size_t size, bool small, bool *charged)
     guard.granted = next;
     u64 age = left / (4 * (guard.watch.speed / 1000000000 + 1));
     age = age > AGE_MOST ? AGE_MOST : age < AGE_LEAST ? AGE_LEAST : age;
-    atomic_store_explicit(&budget, every ? 0 : (int64_t)next, memory_order_relaxed);
+    set_budget(every ? 0 : (int64_t)next);
     atomic_store_explicit(&fresh_until, now + (int64_t)age, memory_order_relaxed);
     return true;
 }
@@ -281,11 +290,11 @@ static inline bool covered(size_t size)
         atomic_store_explicit(&budget, left, memory_order_relaxed);
         return left >= 0;
     }
-    if (size >= atomic_load_explicit(&charged_from, memory_order_relaxed) || size > INT64_MAX / 4)
+    if (size > COUNTED_MOST)
         return false;
     int64_t before = atomic_fetch_sub_explicit(&budget, (int64_t)size, memory_order_relaxed), after = before - (int64_t)size;
-    return after >= 0 && (before / SLICE == after / SLICE ||
-                          now_ns() < atomic_load_explicit(&fresh_until, memory_order_relaxed));
+    return after >= 0 && size < atomic_load_explicit(&charged_from, memory_order_relaxed) &&
+        (before / SLICE == after / SLICE || now_ns() < atomic_load_explicit(&fresh_until, memory_order_relaxed));
 }
 
 /* Have a block charged now: untouched pages count nowhere, and the next check would give the same room away again. Small
@@ -539,7 +548,7 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
     guard.event = event;
     guard.active = true;
     pthread_mutex_unlock(&lock);
-    atomic_store(&budget, 0);
+    set_budget(0);
     tell();
     return 0;
 }
@@ -552,7 +561,7 @@ void rm_guard_uninstall(void)
     guard.active = false;
     guard.event = NULL;
     pthread_mutex_unlock(&lock);
-    atomic_store(&budget, ENDLESS);
+    set_budget(ENDLESS);
     atomic_store(&fresh_until, INT64_MAX);
     atomic_store(&charged_from, SIZE_MAX);
     for (int domain = RAW; domain < DOMAINS; domain++)
@@ -572,7 +581,7 @@ void rm_guard_watch_now(const rm_guard_watch *watch)
     pthread_mutex_lock(&lock);
     start_watching(watch);
     pthread_mutex_unlock(&lock);
-    atomic_store(&budget, 0);
+    set_budget(0);
     tell();
 }
 
@@ -591,9 +600,12 @@ int *rm_guard_place(void) { return &place; }
 /* How often anything was refused on the calling thread. */
 u64 rm_guard_thread_refusals(void) { return thread_refusals; }
 
+/* Bytes that were let pass so far, on all threads: what of usage grows beyond that was taken unseen. */
+u64 rm_guard_passed(void) { return (u64)(atomic_load(&granted) - atomic_load(&budget)); }
+
 /* For tests: have every allocation checked, and every n-th that is larger than a small object refused; 0 ends it. */
 void rm_guard_refuse_every(unsigned int n)
 {
     atomic_store(&refuse_every, n);
-    atomic_store(&budget, 0);
+    set_budget(0);
 }

@@ -70,7 +70,7 @@ def answers_503(middleware: MemoryBackpressureMiddleware, app: Any = None, scope
     assert error is None
     assert after.in_flight == 0
     assert after.admitted == before.admitted + 1
-    assert after.lost == before.lost + 1
+    assert after.wasted == before.wasted + 1
     # BaseHTTPMiddleware ends what it passes on with an empty piece of its own
     return sent[:2] == REFUSED
 
@@ -102,7 +102,7 @@ def test_a_memory_error_before_the_response_is_answered_503(service: Service, er
 def test_other_errors_go_on_to_the_server(service: Service, error: BaseException) -> None:
     middleware = wrap(raising(error), service)
     assert run(middleware, http()) == ([], error)
-    assert middleware.statistics().lost == 0
+    assert middleware.statistics().wasted == 0
     assert middleware.statistics().in_flight == 0
 
 
@@ -123,7 +123,7 @@ def test_once_the_response_started_the_error_goes_on_so_that_the_server_closes(s
     sent, error = run(middleware, http())
     assert sent == [200]
     assert isinstance(error, MemoryError)
-    assert middleware.statistics().lost == 1
+    assert middleware.statistics().wasted == 1
     assert middleware.statistics().in_flight == 0
 
 
@@ -146,7 +146,7 @@ def test_a_500_of_the_apps_own_stays_a_500(service: Service) -> None:
 
     middleware = wrap(app, service)
     assert run(middleware, http()) == ([500, "http.response.body"], None)
-    assert middleware.statistics().lost == 0
+    assert middleware.statistics().wasted == 0
 
 
 def test_an_app_that_handles_its_memory_error_answers_as_it_likes(service: Service) -> None:
@@ -175,7 +175,7 @@ def test_a_websocket_lost_after_it_was_accepted_is_the_servers_to_close(service:
     sent, error = run(middleware, {"type": "websocket", "path": "/"})
     assert sent == ["websocket.accept"]
     assert isinstance(error, MemoryError)
-    assert (middleware.statistics().lost, middleware.statistics().in_flight) == (1, 0)
+    assert (middleware.statistics().wasted, middleware.statistics().in_flight) == (1, 0)
 
 
 # --- what the failed request held ---
@@ -286,7 +286,7 @@ def test_starlettes_other_answers_are_its_own(service: Service, options: dict[st
     assert sent[0] == 500
     assert isinstance(error, KeyError)
     assert run(middleware, http("/nowhere"))[0][0] == 404
-    assert middleware.statistics().lost == 0
+    assert middleware.statistics().wasted == 0
 
 
 @pytest.mark.parametrize("options", STARLETTES.values(), ids=STARLETTES)
@@ -296,7 +296,7 @@ def test_a_stream_that_breaks_off_is_broken_off(service: Service, options: dict[
     assert sent[0] == 200
     assert "http.response.body" in sent
     assert error is not None
-    assert (middleware.statistics().lost, middleware.statistics().in_flight) == (1, 0)
+    assert (middleware.statistics().wasted, middleware.statistics().in_flight) == (1, 0)
 
 
 @pytest.mark.parametrize("above", [False, True])

@@ -83,7 +83,7 @@ def check_503(app: Any, service: Service) -> None:
     assert server.head == "503 Service Unavailable"
     assert b"".join(server.sent).startswith(b'{"')
     statistics = middleware.statistics()
-    assert (statistics.lost, statistics.in_flight) == (1, 0)
+    assert (statistics.wasted, statistics.in_flight) == (1, 0)
     assert Server().serve(middleware, "HEAD").sent == []
 
 
@@ -166,7 +166,7 @@ def test_a_500_for_another_reason_stays_a_500(service: Service, guard: Refusals)
     middleware = wrap(app, service)
     server = Server().serve(middleware)
     assert (server.head, server.sent) == ("500 Internal Server Error", [b"sorry"])
-    assert middleware.statistics().lost == 0
+    assert middleware.statistics().wasted == 0
 
 
 @pytest.mark.parametrize("way", ["yield", "write"])
@@ -184,7 +184,7 @@ def test_once_the_body_began_the_error_goes_on_so_that_the_server_closes(service
     with pytest.raises(MemoryError):
         server.serve(middleware)
     assert (server.head, server.sent) == ("200 OK", [b"piece"])
-    assert (middleware.statistics().lost, middleware.statistics().in_flight) == (1, 0)
+    assert (middleware.statistics().wasted, middleware.statistics().in_flight) == (1, 0)
 
 
 def test_other_errors_go_on_to_the_server(service: Service) -> None:
@@ -194,7 +194,7 @@ def test_other_errors_go_on_to_the_server(service: Service) -> None:
     middleware = wrap(app, service)
     with pytest.raises(KeyError):
         Server().serve(middleware)
-    assert (middleware.statistics().lost, middleware.statistics().in_flight) == (0, 0)
+    assert (middleware.statistics().wasted, middleware.statistics().in_flight) == (0, 0)
 
 
 class Block:
@@ -264,13 +264,13 @@ def test_flask_answers_503_and_logs_no_traceback(
     assert response.mimetype == "application/problem+json"
     assert int(response.headers["retry-after"]) in (1, 2)
     assert caplog.messages == []
-    assert MemoryBackpressure.statistics(shop).lost == 1
+    assert MemoryBackpressure.statistics(shop).wasted == 1
     assert MemoryBackpressure.statistics(shop).in_flight == 0
 
 
 def test_flasks_500_for_a_bug_is_its_own(shop: Flask) -> None:
     assert shop.test_client().get("/bug").status_code == 500
-    assert MemoryBackpressure.statistics(shop).lost == 0
+    assert MemoryBackpressure.statistics(shop).wasted == 0
 
 
 def test_a_users_own_handler_wins(shop: Flask) -> None:

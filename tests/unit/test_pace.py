@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from resource_monitor.admission import GAIN, Admission, Route
+from resource_monitor.admission import GAIN, Admission, Reason, Route
 
 MB = 10**6
 ROOM, FLOOR, GUARDED = 203 * MB, 16 * MB, 8 * MB
@@ -79,7 +79,12 @@ class Service:
 
     def _arrive(self, now: float, name: str, steps: list[Step]) -> Request | None:
         route = self.routes.setdefault(name, Route())
-        if not self.admission.admits(int(self.free)) or (self.paced and not self.admission.starts(route, now)):
+        if not self.paced:
+            if self.free < FLOOR:
+                self.shed.append((now, name))
+                return None
+            self.admission.starts(route)
+        elif self.admission.decide(route, int(self.free), now) is not None:
             self.shed.append((now, name))
             return None
         return Request(name, iter(steps), route)
@@ -167,7 +172,7 @@ def paced_route(admission: Admission, *, now: float) -> Route:
     """A class that was just found to lose half of what it starts, 40 of 80 in a second."""
     route = Route()
     for _ in range(80):
-        assert admission.starts(route, now)
+        admission.starts(route)
     for i in range(80):
         admission.ends(route, now + i / 79, lost=i % 2 == 1)
     return route
@@ -177,21 +182,21 @@ def test_a_paced_class_starts_a_little_more_than_it_completes_evenly_spread() ->
     admission = Admission(0)
     route = paced_route(admission, now=100.0)
     assert route.rate is not None
-    admission.starts(route, 101.0)  # one in flight: the first is let in whatever the pace
-    started = sum(admission.starts(route, 101 + i / 1000) for i in range(1000))
+    admission.decide(route, 0, 101.0)  # one in flight: the first is let in whatever the pace
+    started = sum(admission.decide(route, 0, 101 + i / 1000) is None for i in range(1000))
     assert started == pytest.approx(route.rate, abs=2)
-    assert sum(admission.starts(route, 110.0) for _ in range(100)) == 2
+    assert sum(admission.decide(route, 0, 110.0) is None for _ in range(100)) == 2
 
 
 def test_one_request_may_always_start() -> None:
     admission = Admission(0)
     route = paced_route(admission, now=100.0)
-    started = sum(admission.starts(route, 101.0) for _ in range(10))
+    started = sum(admission.decide(route, 0, 101.0) is None for _ in range(10))
     assert 0 < started < 10
     for _ in range(started):
         admission.ends(route, 101.0, lost=True)
-    assert admission.starts(route, 101.0)
-    assert not admission.starts(route, 101.0)
+    assert admission.decide(route, 0, 101.0) is None
+    assert admission.decide(route, 0, 101.0) is Reason.PACE
 
 
 def test_a_class_that_completes_nothing_is_not_paced_to_a_standstill() -> None:
@@ -199,11 +204,11 @@ def test_a_class_that_completes_nothing_is_not_paced_to_a_standstill() -> None:
     route = Route()
     for second in range(60):
         for _ in range(20):
-            if admission.starts(route, float(second)):
+            if admission.decide(route, 0, float(second)) is None:
                 admission.ends(route, second + 0.5, lost=True)
-    assert admission.starts(route, 61.0)
+    assert admission.decide(route, 0, 61.0) is None
     admission.ends(route, 61.5, lost=False)
-    assert admission.starts(route, 62.0)
+    assert admission.decide(route, 0, 62.0) is None
 
 
 def test_the_gain_is_what_probing_may_cost() -> None:

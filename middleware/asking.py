@@ -1,0 +1,89 @@
+"""What is asked for one request: its class, what it will need, and how much it matters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from resource_monitor.admission import Priority
+from resource_monitor.errors import ConfigurationError
+from resource_monitor.units import parse_size
+
+logger = logging.getLogger("resource_monitor")
+
+Carrier = Mapping[str, Any]
+"""What carries a request: an ASGI scope or a WSGI environ."""
+
+RequestCost = int | str | Callable[[Carrier], int]
+PriorityOf = Callable[[Carrier], Priority]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request. ``path`` is below ``mount``; ``need`` are the bytes that it will take, as far as is known before."""
+
+    method: str
+    path: str
+    mount: str = ""
+    need: int = 0
+    priority: Priority = Priority.DEFAULT
+
+
+class Asking:
+    """The user's own knowledge of requests: ``request_cost`` in bytes, a size or a callable, and ``priority``.
+
+    Raises :class:`ConfigurationError` for what is neither. A callable that fails, or gives what cannot be meant, costs
+    no request: the first time is logged, and the request is taken for one like any other.
+    """
+
+    def __init__(self, request_cost: RequestCost, priority: PriorityOf | None) -> None:
+        self._cost_of: Callable[[Carrier], int] | None = None
+        self._cost = 0
+        if callable(request_cost):
+            self._cost_of = request_cost
+        else:
+            try:
+                self._cost = parse_size(request_cost)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"request_cost: {error}") from None
+        if priority is not None and not callable(priority):
+            raise ConfigurationError(
+                f"priority={priority!r} cannot be called; give a function from the scope or environ to a Priority."
+            )
+        self._priority_of = priority
+        self._complained = False
+
+    def ask(self, carrier: Carrier, method: str, path: str, mount: str = "", body: int = 0) -> Ask:
+        """What to ask for the request in ``carrier``, of whose body ``body`` bytes are announced."""
+        return Ask(method, path, mount, self._need(carrier) + body, self._priority(carrier))
+
+    def _need(self, carrier: Carrier) -> int:
+        if self._cost_of is None:
+            return self._cost
+        try:
+            cost = self._cost_of(carrier)
+            if isinstance(cost, int) and cost >= 0:
+                return cost
+            self._complain("request_cost gave %r for a request, which is no number of bytes; it counts as 0.", cost)
+        except Exception as error:
+            self._complain("request_cost failed for a request (%r), which counts as 0 bytes.", error)
+        return 0
+
+    def _priority(self, carrier: Carrier) -> Priority:
+        if self._priority_of is None:
+            return Priority.DEFAULT
+        try:
+            priority = self._priority_of(carrier)
+            if priority in list(Priority):
+                return Priority(priority)
+            self._complain("priority gave %r for a request, which is no Priority; it counts as DEFAULT.", priority)
+        except Exception as error:
+            self._complain("priority failed for a request (%r), which counts as DEFAULT.", error)
+        return Priority.DEFAULT
+
+    def _complain(self, message: str, what: object) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.error(message, what)

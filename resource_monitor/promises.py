@@ -1,0 +1,31 @@
+"""What is promised of the memory that is left. Sans-IO: headroom is passed in; there is no lock and no clock here."""
+
+
+class Promises:
+    """What is promised of the memory that is left; bytes.
+
+    A promise counts until its memory shows in the reading, or it ends. What shows is not told apart by who took it:
+    headroom that went since the promises were made is taken as theirs. ``_most`` is what they were made against.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._most = 0
+
+    def left(self, headroom: int) -> int:
+        """What of ``headroom`` is not promised; negative when more is."""
+        self._most = max(self._most, headroom) if self.total else headroom
+        return min(headroom, self._most - self.total)
+
+    def make(self, size: int) -> None:
+        """Promise ``size`` of what :meth:`left` said a moment ago."""
+        self.total += size
+
+    def end(self, size: int) -> None:
+        """Take back ``size`` of what was promised."""
+        assert 0 <= size <= self.total
+        self.total -= size
+
+    def forget(self) -> None:
+        """Nothing is promised any more: in a child process, which has none of its parent's requests."""
+        self.total = 0

@@ -1,0 +1,173 @@
+"""How the workers' table lies in its file: a header, a roster, and slots; and which worker of a slot still lives.
+
+Knows the bytes and what they can mean; whatever is torn, spoilt or absurd is as good as absent. When a slot is taken,
+written and read is ``workers``' business.
+
+A slot holds who took it, its figures, and learned records. Owner and figures are written twice, one after the other
+and each with a checksum: one of the two is whole whenever they are read, and neither side needs a lock. The records
+stand alone, and are read again when they were torn.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import islice
+from mmap import mmap
+from typing import NamedTuple
+
+from resource_monitor.errors import ProbeError
+
+SLOTS = 64
+"""How many workers share a table."""
+ROUTES = 32
+"""How many records a worker leaves there."""
+FIELDS = 4
+"""How many numbers a record has."""
+
+Record = tuple[float | None, ...]
+""":data:`FIELDS` numbers, none negative; ``None`` for one that is not known or does not bind."""
+
+VERSION = 1
+
+# owner's pid and start time, promised bytes, requests in flight; with the checksum of these (zlib.crc32)
+_FIGURES, _STATE = struct.Struct("=IQQQ"), struct.Struct("=IQQQI")
+# checksum of what follows; time.monotonic() and the number of records, then these
+_CHECKSUM, _LEARNED, _RECORD = struct.Struct("=I"), struct.Struct("=dI"), struct.Struct(f"=8s{FIELDS}d")
+_STATES = 2 * _STATE.size
+_SLOT = _STATES + _CHECKSUM.size + _LEARNED.size + ROUTES * _RECORD.size
+
+HEADER = struct.pack("=8s5I", b"rmworker", VERSION, SLOTS, _SLOT, ROUTES, FIELDS)
+# other bytes whenever a slot is taken or left
+_ROSTER, _FIRST = slice(48, 64), 64
+SIZE = _FIRST + SLOTS * _SLOT
+OFFSETS = range(_FIRST, SIZE, _SLOT)
+"""Where the slots begin."""
+
+# What nobody can have: PID_MAX_LIMIT of linux/threads.h, a pebibyte, a million requests.
+_MOST_PID, _MOST_BYTES, _MOST_REQUESTS = 1 << 22, 1 << 50, 1 << 20
+
+
+class Owner(NamedTuple):
+    """A process: its pid, and its start time in ticks since boot. The two together are never given twice."""
+
+    pid: int
+    started: int
+
+
+def owner(pid: int) -> Owner | None:
+    """The process ``pid``, ``None`` when it is no more. Raises :class:`ProbeError` when that cannot be found out."""
+    path = f"/proc/{pid}/stat"
+    try:
+        with open(path, "rb") as file:
+            # man 5 proc: the name before the last parenthesis may hold anything; state and start time are 3rd and 22nd
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else Owner(pid, int(fields[19]))
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    except OSError as error:
+        raise ProbeError.from_errno(path, error.errno or 0) from error
+    except (ValueError, IndexError):
+        raise ProbeError(path, "does not hold what the kernel documents for it") from None
+
+
+def lives(worker: Owner) -> bool:
+    """Whether the process is still there; one that cannot be looked at, as without descriptors, is taken to be."""
+    try:
+        return owner(worker.pid) == worker
+    except ProbeError:
+        return True
+
+
+def write_state(content: mmap, slot: int, worker: Owner, promised: int, in_flight: int) -> None:
+    """Write a slot's owner and figures; these are kept within what can be."""
+    figures = _FIGURES.pack(*worker, min(max(promised, 0), _MOST_BYTES), min(max(in_flight, 0), _MOST_REQUESTS))
+    state = figures + _CHECKSUM.pack(zlib.crc32(figures))
+    content[slot : slot + _STATE.size] = state
+    content[slot + _STATE.size : slot + _STATES] = state
+
+
+def clear_state(content: mmap, slot: int) -> None:
+    """Make a slot free; its records stay."""
+    content[slot : slot + _STATES] = bytes(_STATES)
+
+
+def read_state(content: mmap, slot: int) -> tuple[Owner, int, int] | None:
+    """A slot's owner, promised bytes and requests in flight; ``None`` when it is free or spoilt."""
+    for begin in (slot, slot + _STATE.size):
+        state = content[begin : begin + _STATE.size]
+        pid, started, promised, in_flight, checksum = _STATE.unpack(state)
+        if (
+            0 < pid <= _MOST_PID
+            and promised <= _MOST_BYTES
+            and in_flight <= _MOST_REQUESTS
+            and checksum == zlib.crc32(state[: _FIGURES.size])
+        ):
+            return Owner(pid, started), promised, in_flight
+    return None
+
+
+def write_records(content: mmap, slot: int, records: Mapping[str, Record], now: float) -> None:
+    """Write the first :data:`ROUTES` of ``records`` in place of what a slot held."""
+    packed = [
+        _RECORD.pack(_key(name), *(math.nan if number is None else number for number in record))
+        for name, record in islice(records.items(), ROUTES)
+    ]
+    body = _LEARNED.pack(now, len(packed)) + b"".join(packed)
+    begin = slot + _STATES
+    content[begin : begin + _CHECKSUM.size + len(body)] = _CHECKSUM.pack(zlib.crc32(body)) + body
+
+
+def read_record(content: mmap, slot: int, name: str) -> Record | None:
+    """A slot's record of that name."""
+    key, records = _key(name), _records(content, slot)
+    if key in records:
+        for found, *numbers in _RECORD.iter_unpack(records):
+            if found == key and all(math.isnan(number) or 0 <= number <= _MOST_BYTES for number in numbers):
+                return tuple(None if math.isnan(number) else number for number in numbers)
+    return None
+
+
+def written_at(content: mmap, slot: int) -> float:
+    """When a slot's records were written; 0 when it has none that are whole."""
+    at: float = _LEARNED.unpack_from(content, slot + _STATES + _CHECKSUM.size)[0]
+    return at if 0 < at < math.inf and _records(content, slot) else 0.0
+
+
+def living(content: mmap) -> Iterator[int]:
+    """The slots of living workers."""
+    for slot in OFFSETS:
+        state = read_state(content, slot)
+        if state is not None and lives(state[0]):
+            yield slot
+
+
+def roster(content: mmap) -> bytes:
+    """Bytes that stay the same as long as no slot is taken or left."""
+    return content[_ROSTER]
+
+
+def change_roster(content: mmap) -> None:
+    """Let everybody know that a slot was taken or left."""
+    content[_ROSTER] = os.urandom(16)
+
+
+def _records(content: mmap, slot: int) -> bytes:
+    begin = slot + _STATES
+    checksum, = _CHECKSUM.unpack_from(content, begin)
+    begin += _CHECKSUM.size
+    count = _LEARNED.unpack_from(content, begin)[1]
+    if not 0 < count <= ROUTES:
+        return b""
+    body = content[begin : begin + _LEARNED.size + count * _RECORD.size]
+    return body[_LEARNED.size :] if checksum == zlib.crc32(body) else b""
+
+
+@lru_cache(maxsize=1024)
+def _key(name: str) -> bytes:
+    return blake2b(name.encode(errors="surrogatepass"), digest_size=8).digest()
