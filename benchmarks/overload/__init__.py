@@ -2,5 +2,6 @@
 
 ``python -m benchmarks.overload --help``. ``scenarios`` says what is asked of the server, ``strategies`` what guards it,
 ``server`` and ``node/`` are what is asked, ``load`` asks, ``supervisor`` restarts what the kernel killed, ``results``
-turns outcomes into figures, ``report`` and ``chart`` show them, ``sweep`` finds the best fixed limits.
+turns outcomes into figures, ``report`` and ``chart`` show them, ``judge`` compares them with what is promised,
+``sweep`` finds the best fixed limits.
 """

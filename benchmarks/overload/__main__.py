@@ -69,7 +69,7 @@ class Arena:
         """Run, print, and write what was asked for; the exit status."""
         _cancel_on_sigterm()
         options = self.options
-        rows = [row for row in results.load_rows(options.json) if self._wanted(row)] if options.resume else []
+        rows = self._earlier_rows() if options.resume else []
         done = {row.key for row in rows}
         plan = [
             (scenario, name, seed)
@@ -77,9 +77,9 @@ class Arena:
             for name in self.strategies
             for seed in options.seeds
             if scenario.name not in find(name).skips
-            and (name, scenario.name, seed, self._rate(scenario), options.seconds) not in done
+            and (name, scenario.name, seed, self._rate(scenario), scenario.length(options.seconds)) not in done
         ]
-        minutes = len(plan) * (options.seconds + _OVERHEAD) / 60
+        minutes = sum(scenario.length(options.seconds) + _OVERHEAD for scenario, _, _ in plan) / 60
         _say(f"{len(plan)} runs, about {minutes:.1f} min; {len(done)} are already there")
         failures = 0
         for number, (scenario, name, seed) in enumerate(plan, 1):
@@ -101,6 +101,9 @@ class Arena:
         """Find the best limits of the scenarios and remember them; the exit status."""
         _cancel_on_sigterm()
         for scenario in self.scenarios:
+            if scenario.limit_of:
+                _say(f"{scenario.name}: its best limit is that of {scenario.limit_of}")
+                continue
 
             async def measure(limit: int, seed: int, scenario: Scenario = scenario) -> Row:
                 row = await self._trial(f"limit-concurrency:{limit}", scenario, seed)
@@ -114,10 +117,10 @@ class Arena:
 
     async def _trial(self, name: str, scenario: Scenario, seed: int) -> Row:
         return await trial.run(
-            find(name, scenario.name),
+            find(name, scenario.limit_of or scenario.name),
             scenario,
             rate=self._rate(scenario),
-            seconds=self.options.seconds,
+            seconds=scenario.length(self.options.seconds),
             seed=seed,
             files=Path(self.files.name),
             logs=self.options.logs,
@@ -126,17 +129,31 @@ class Arena:
     def _rate(self, scenario: Scenario) -> float:
         return float(scenario.rate or self.options.rate)
 
+    def _earlier_rows(self) -> list[Row]:
+        rows, outdated = results.load_rows(self.options.json)
+        if outdated:
+            _say(f"{self.options.json}: {outdated} rows lack figures that rows have today and are not used.")
+        return [row for row in rows if self._wanted(row)]
+
     def _wanted(self, row: Row) -> bool:
         names = {scenario.name for scenario in self.scenarios}
         options = self.options
         if row.scenario not in names or row.strategy not in self.strategies or row.seed not in options.seeds:
             return False
-        return (row.seconds, row.rate) == (options.seconds, self._rate(SCENARIOS[row.scenario]))
+        scenario = SCENARIOS[row.scenario]
+        return (row.seconds, row.rate) == (scenario.length(options.seconds), self._rate(scenario))
 
     def _show(self, rows: Sequence[Row]) -> None:
         ordered = sorted(rows, key=lambda row: self.strategies.index(row.strategy))
         command = "python -m benchmarks.overload " + shlex.join(sys.argv[1:])
-        _say("", report.table(ordered), "", *report.shed_though_cheap(ordered), report.environment(command))
+        _say(
+            "",
+            report.table(ordered),
+            "",
+            *report.shed_though_cheap(ordered),
+            *report.last_waves(ordered),
+            report.environment(command),
+        )
         if self.options.docs:
             report.write_docs(TOP / "docs" / "overload.md", ordered, command)
             (TOP / "docs" / "overload.svg").write_text(chart.draw(ordered))
@@ -148,8 +165,8 @@ def _line(row: Row) -> str:
     latency = "" if row.p50_s is None else f", p50 {row.p50_s:.2f} s, p99 {row.p99_s:.2f} s"
     return (
         f"{row.scenario:10} {row.strategy:22} {cell!s:24} of {row.offered / row.seconds:.0f}/s, "
-        f"shed {row.shed_per_s:.0f}/s, failed {row.failed}, wasted {row.wasted}{latency}, "
-        f"peak {row.peak_bytes / 1e6:.0f} MB"
+        f"shed {row.shed_per_s:.0f}/s, failed {row.failed}, wasted {row.wasted} "
+        f"(late {row.late_wasted} of {row.late_admitted}){latency}, peak {row.peak_bytes / 1e6:.0f} MB"
     )
 
 
@@ -187,7 +204,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     parser.add_argument("--strategies", default=_QUICK, help="names with commas between, or all (default: %(default)s)")
     parser.add_argument("--scenarios", default="all", help="names with commas between, or all (the default)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long the load runs (default: %(default)s)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=10.0,
+        help="how long the load runs, where no waves say so (default: %(default)s)",
+    )
     parser.add_argument(
         "--rate", type=float, default=300.0, help="requests/s, where the scenario has no rate of its own"
     )

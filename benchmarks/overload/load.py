@@ -55,10 +55,11 @@ class Load:
 
 
 async def run(port: int, scenario: Scenario, *, rate: float, seconds: float, seed: int, began: float) -> Load:
-    """Send requests for ``seconds`` at ``rate`` per second, wait for what became of them; ``began`` is time 0."""
+    """Send requests for ``seconds`` at ``rate`` per second, in the scenario's waves if it has any, and wait for what
+    became of them; ``began`` is time 0."""
     client, load, tasks = _Client(port, began), Load(), set()
     try:
-        for at, request in _arrivals(scenario, rate, seconds, seed):
+        for at, request in arrivals(scenario, rate, seconds, seed):
             if (early := began + at - time.perf_counter()) > 0:
                 await asyncio.sleep(early)
             load.lateness.append(time.perf_counter() - began - at)
@@ -75,11 +76,13 @@ async def run(port: int, scenario: Scenario, *, rate: float, seconds: float, see
     return load
 
 
-def _arrivals(scenario: Scenario, rate: float, seconds: float, seed: int) -> Iterator[tuple[float, Request]]:
+def arrivals(scenario: Scenario, rate: float, seconds: float, seed: int) -> Iterator[tuple[float, Request]]:
+    """The requests and when they are due: a Poisson process, interrupted where the scenario has waves."""
     rng = random.Random(seed)
+    due = scenario.waves.due if scenario.waves else float
     at, count = 0.0, 0
-    while at < seconds and count != scenario.at_most:
-        yield at, scenario.make(rng)
+    while due(at) < seconds and count != scenario.at_most:
+        yield due(at), scenario.make(rng)
         at += rng.expovariate(rate)
         count += 1
 

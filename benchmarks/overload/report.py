@@ -75,25 +75,26 @@ def table(rows: Sequence[Row]) -> str:
 
 def details(rows: Sequence[Row]) -> str:
     """Markdown: every run with its latencies and what became of the rest."""
-    head = "scenario,strategy,seed,offered/s,good/s,shed/s,failed,wasted,p50 s,p99 s,kills,frozen,peak of limit"
-    lines = [head.split(",")]
+    head = "scenario,strategy,seed,offered/s,good/s,shed/s,failed,wasted,late wasted,p50 s,p99 s,kills,frozen"
+    lines = [[*head.split(","), "peak of limit"]]
     scenarios, strategies = order(rows)
     for row in sorted(rows, key=lambda r: (scenarios.index(r.scenario), strategies.index(r.strategy), r.seed)):
         limit = f" ({row.limit_concurrency})" if row.strategy == "best-limit" else ""
         shares = [row.offered / row.seconds, row.good_per_s, row.shed_per_s]
         lines.append([row.scenario, row.strategy + limit, str(row.seed), *(f"{value:.0f}" for value in shares)])
-        lines[-1] += [str(row.failed), str(row.wasted), _seconds(row.p50_s), _seconds(row.p99_s)]
+        lines[-1] += [str(row.failed), str(row.wasted), f"{row.late_wasted} of {row.late_admitted}"]
+        lines[-1] += [_seconds(row.p50_s), _seconds(row.p99_s)]
         lines[-1] += [str(row.kills), str(row.frozen), f"{row.peak_bytes / row.limit_bytes:.0%}"]
     return _markdown(lines)
 
 
 def kinds(rows: Sequence[Row]) -> str:
     """Markdown: the figures by kind of request, of the runs that have several; empty when none has."""
-    lines = [["scenario", "strategy", "seed", "kind", "good", "offered", "p50 s", "p99 s"]]
+    lines = [["scenario", "strategy", "seed", "kind", "good", "offered", "within 0.1 s", "p50 s", "p99 s"]]
     for row in rows:
         for name, kind in row.kinds.items():
             lines.append([row.scenario, row.strategy, str(row.seed), name, str(kind.good), str(kind.offered)])
-            lines[-1] += [_seconds(kind.p50_s), _seconds(kind.p99_s)]
+            lines[-1] += [f"{kind.quick:.1%}", _seconds(kind.p50_s), _seconds(kind.p99_s)]
     return _markdown(lines) if len(lines) > 1 else ""
 
 
@@ -103,6 +104,15 @@ def shed_though_cheap(rows: Sequence[Row]) -> list[str]:
         f"{row.strategy} shed {row.shed} of {row.offered} requests in {row.scenario}, where nothing had to be."
         for row in rows
         if row.shed and SCENARIOS[row.scenario].cheap
+    ]
+
+
+def last_waves(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each run in waves: how much good came once the server had seen a few."""
+    return [
+        f"{row.strategy} gave {row.last_wave_good_per_s:.0f} good answers/s late in the last {row.scenario}."
+        for row in rows
+        if row.last_wave_good_per_s is not None
     ]
 
 
@@ -155,6 +165,7 @@ def _page(rows: Sequence[Row], command: str) -> str:
         f"Good answers per second ({counted}), and how often the server was killed or froze.",
         table(rows),
         *shed_though_cheap(rows),
+        *last_waves(rows),
         "Scenarios:",
         "\n".join(f"- `{name}`: {SCENARIOS[name].what}{_rate(rows, name)}." for name in scenarios),
         "Strategies:",

@@ -13,18 +13,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benchmarks.overload.load import Load, Outcome
+from benchmarks.overload.scenarios import Waves
 
+QUICK = 0.1
+"""Seconds within which an answer is quick: people take it for immediate (Nielsen, Usability Engineering, 1993)."""
 FROZEN_AFTER = 2.0
 """Seconds without any answer, while requests wait, after which a server counts as frozen."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Figures of one kind of requests within a run; seconds."""
+    """Figures of one kind of requests within a run; seconds. ``quick`` is the share with a good answer in 0.1 s."""
 
     offered: int
     good: int
     good_per_s: float
+    quick: float
     p50_s: float | None
     p99_s: float | None
 
@@ -35,9 +39,11 @@ class Row:
 
     ``kills`` are processes killed by the kernel for want of memory, ``crashes`` other ends, ``frozen`` the silences of
     more than two seconds. ``failed`` are requests with no answer or a wrong one: ``refused`` connections, ``resets``,
-    ``timeouts`` and other ``errors``. ``wasted`` were let in and then brought no good answer. ``refusal_read`` is the
-    share of refused clients that could read their refusal, where nobody was killed. ``client_late_s`` is by how much
-    the client sent its requests too late at the 99th percentile.
+    ``timeouts`` and other ``errors``. ``wasted`` were let in and then brought no good answer; ``late_admitted`` and
+    ``late_wasted`` are of the second half of the run alone. ``last_wave_good_per_s`` is of the second half of the last
+    wave, where the load came in waves. ``refusal_read`` is the share of refused clients that could read their refusal,
+    where nobody was killed. ``client_late_s`` is by how much the client sent its requests too late at the 99th
+    percentile.
     """
 
     strategy: str
@@ -63,6 +69,9 @@ class Row:
     started: int
     completed: int
     wasted: int
+    late_admitted: int
+    late_wasted: int
+    last_wave_good_per_s: float | None
     refusal_read: float | None
     p50_s: float | None
     p99_s: float | None
@@ -131,11 +140,13 @@ def summarise(
     seed: int,
     rate: float,
     seconds: float,
+    waves: Waves | None,
     limit_concurrency: int | None,
     exits: Sequence[tuple[float, int]],
     kill_times: Sequence[float],
     oom_kills: int,
     tally: tuple[int, int],
+    late_admitted: int,
     base_bytes: int,
     peak_bytes: int,
     limit_bytes: int,
@@ -175,6 +186,10 @@ def summarise(
         started=started,
         completed=completed,
         wasted=max(0, started - len(good)),
+        late_admitted=late_admitted,
+        # by when they were sent, which is when they were admitted but for the few of the moment of the middle
+        late_wasted=max(0, late_admitted - sum(o.started >= seconds / 2 for o in good)),
+        last_wave_good_per_s=_last_wave(good, waves) if waves else None,
         refusal_read=round(len(shed) / turned_away, 3) if shed and not kills else None,
         p50_s=_latency(good, 0.5),
         p99_s=_latency(good, 0.99),
@@ -196,9 +211,15 @@ def _kind(outcomes: list[Outcome], seconds: float) -> Kind:
         offered=len(outcomes),
         good=len(good),
         good_per_s=round(_within(good, seconds) / seconds, 1),
+        quick=round(sum(o.ended - o.started <= QUICK for o in good) / len(outcomes), 4),
         p50_s=_latency(good, 0.5),
         p99_s=_latency(good, 0.99),
     )
+
+
+def _last_wave(good: Iterable[Outcome], waves: Waves) -> float:
+    span = waves.busy / 2
+    return round(sum(waves.length - span < o.ended <= waves.length for o in good) / span, 1)
 
 
 def _within(outcomes: Iterable[Outcome], seconds: float) -> int:
@@ -221,12 +242,18 @@ def append(path: Path, row: Row) -> None:
         file.write(json.dumps(asdict(row)) + "\n")
 
 
-def load_rows(path: Path) -> list[Row]:
-    """The rows in a file, of which a later one replaces an earlier one of the same run."""
+def load_rows(path: Path) -> tuple[list[Row], int]:
+    """The rows in a file, of which a later one replaces an earlier one of the same run, and how many lines were passed
+    over because they lack figures that rows have today."""
     rows: dict[tuple[str, str, int, float, float], Row] = {}
+    outdated = 0
     for line in path.read_text().splitlines() if path.exists() else []:
         fields = json.loads(line)
-        fields["kinds"] = {name: Kind(**kind) for name, kind in fields["kinds"].items()}
-        row = Row(**fields)
+        try:
+            kinds = {name: Kind(**kind) for name, kind in fields["kinds"].items()}
+            row = Row(**fields | {"kinds": kinds})
+        except (KeyError, TypeError):
+            outdated += 1
+            continue
         rows[row.key] = row
-    return list(rows.values())
+    return list(rows.values()), outdated

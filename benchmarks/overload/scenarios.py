@@ -1,7 +1,7 @@
 """What is asked of the server: one small function a scenario, from a seeded random source to the next request.
 
 To add one, write a function here under ``@scenario``; endpoints and their parameters are those of ``server``. How the
-requests are sent is the business of ``load``.
+requests are sent is the business of ``load``, what is expected of the answers that of ``judge``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MB = 10**6
 FILES, FILE_BYTES = 400, MB
@@ -32,39 +33,60 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Waves:
+    """Load that comes and goes: ``idle`` seconds of none, ``busy`` seconds at the full rate, so many ``times``."""
+
+    idle: float
+    busy: float
+    times: int
+
+    @property
+    def length(self) -> float:
+        """Of all waves together; seconds."""
+        return self.times * (self.idle + self.busy)
+
+    def due(self, busy: float) -> float:
+        """When a request is due that would be due at ``busy`` if there were no idle times; seconds."""
+        return busy + self.idle * (1 + busy // self.busy)
+
+
+@dataclass(frozen=True, slots=True)
 class Scenario:
     """A stream of requests. ``rate`` is per second, ``None`` takes the command line's; ``at_most`` ends it early.
 
+    ``unloaded`` is how long a request takes while nothing else goes on; seconds, 0 for less than a hundredth.
     ``workers`` is the number of server processes. In a ``cheap`` one there is room for everything: nothing may be shed.
-    ``prepare`` fills the directory of files that the server may read.
+    ``prepare`` fills the directory of files that the server may read. ``waves`` set the length of the run and when the
+    rate applies. ``limit_of`` names the scenario of the same requests whose best fixed limit is the best here too.
     """
 
     name: str
     what: str
     make: Callable[[random.Random], Request]
+    unloaded: float = 0.0
     rate: float | None = None
     at_most: int | None = None
     workers: int = 1
     cheap: bool = False
     prepare: Callable[[Path], None] | None = None
+    waves: Waves | None = None
+    limit_of: str = ""
+
+    def length(self, seconds: float) -> float:
+        """How long the load runs where the command line says ``seconds``."""
+        return self.waves.length if self.waves else seconds
 
 
 SCENARIOS: dict[str, Scenario] = {}
 
 
 def scenario(
-    what: str,
-    *,
-    rate: float | None = None,
-    at_most: int | None = None,
-    workers: int = 1,
-    cheap: bool = False,
-    prepare: Callable[[Path], None] | None = None,
+    what: str, **fields: Any
 ) -> Callable[[Callable[[random.Random], Request]], Callable[[random.Random], Request]]:
-    """Register the decorated function under its name; the arguments are the fields of :class:`Scenario`."""
+    """Register the decorated function under its name; ``fields`` are those of :class:`Scenario`."""
 
     def register(make: Callable[[random.Random], Request]) -> Callable[[random.Random], Request]:
-        SCENARIOS[make.__name__] = Scenario(make.__name__, what, make, rate, at_most, workers, cheap, prepare)
+        SCENARIOS[make.__name__] = Scenario(make.__name__, what, make, **fields)
         return make
 
     return register
@@ -81,56 +103,81 @@ def cold_files(directory: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-@scenario("8 MB at once, held for 0.2 s")
+@scenario("8 MB at once, held for 0.2 s", unloaded=0.21)
 def burst(_: random.Random) -> Request:
     return Request("/work?mb=8&hold=0.2")
 
 
-@scenario("0.3 s of waiting, then 8 MB, held for 0.2 s")
+@scenario("0.3 s of waiting, then 8 MB, held for 0.2 s", unloaded=0.51)
 def race(_: random.Random) -> Request:
     return Request("/work?mb=8&delay=0.3&hold=0.2")
 
 
-@scenario("8 MB in 20 steps over 0.4 s")
+@scenario("8 MB in 20 steps over 0.4 s", unloaded=0.41)
 def grow(_: random.Random) -> Request:
     return Request("/grow?mb=8&hold=0.4")
 
 
-@scenario("about 4 MB of small dictionaries, held for 0.2 s")
+@scenario("about 4 MB of small dictionaries, held for 0.2 s", unloaded=0.21)
 def objects(_: random.Random) -> Request:
     return Request("/objects?mb=4&hold=0.2")
 
 
-@scenario("sizes of a Pareto distribution, 2 to 64 MB, after 0.1 s, held for 0.2 s")
+@scenario("sizes of a Pareto distribution, 2 to 64 MB, after 0.1 s, held for 0.2 s", unloaded=0.31)
 def mixed(rng: random.Random) -> Request:
     return Request(f"/work?mb={min(64.0, 2 * rng.paretovariate(1.3)):.1f}&delay=0.1&hold=0.2")
 
 
-@scenario("80 % pings, 20 % jobs of 32 MB after 0.1 s, held for 0.5 s", rate=200)
+@scenario("80 % pings, 20 % jobs of 32 MB after 0.1 s, held for 0.5 s", unloaded=0.61, rate=200)
 def pingmix(rng: random.Random) -> Request:
     if rng.random() < 0.8:
         return Request("/ping", kind="ping")
     return Request("/work?mb=32&delay=0.1&hold=0.5", kind="job")
 
 
-@scenario("uploads of 8 MB, held for 0.3 s after the last byte", rate=100)
+@scenario("uploads of 8 MB, held for 0.3 s after the last byte", unloaded=0.32, rate=100)
 def upload(_: random.Random) -> Request:
     return Request("/upload?hold=0.3", body=8 * MB)
 
 
-@scenario("the same uploads without a Content-Length", rate=100)
+@scenario("the same uploads without a Content-Length", unloaded=0.32, rate=100)
 def chunked(_: random.Random) -> Request:
     return Request("/upload?hold=0.3", body=8 * MB, chunked=True)
 
 
-@scenario("8 MB in the thread pool, held for 0.2 s")
+@scenario("8 MB in the thread pool, held for 0.2 s", unloaded=0.21)
 def threads(_: random.Random) -> Request:
     return Request("/thread?mb=8&hold=0.2")
 
 
-@scenario("0.3 s of waiting, then 8 MB, held for 0.2 s, on four server processes", workers=4)
+@scenario("0.3 s of waiting, then 8 MB, held for 0.2 s, on four server processes", unloaded=0.51, workers=4)
 def workers(_: random.Random) -> Request:
     return Request("/work?mb=8&delay=0.3&hold=0.2")
+
+
+@scenario("0.1 s of waiting, then 8 MB in a NumPy array, held for 0.2 s", unloaded=0.31, rate=250)
+def numpy(_: random.Random) -> Request:
+    return Request("/array?mb=8&delay=0.1&hold=0.2")
+
+
+@scenario("8 MB written to a file in tmpfs, held for 0.2 s", unloaded=0.21, rate=250)
+def tmpfs(_: random.Random) -> Request:
+    return Request("/tmpfs?mb=8&hold=0.2")
+
+
+@scenario("a child process each, which takes 16 MB and holds them for 0.5 s", unloaded=0.52, rate=50)
+def child(_: random.Random) -> Request:
+    return Request("/child?mb=16&hold=0.5")
+
+
+@scenario("burst at 1.2 times what fits", unloaded=0.21, rate=150, limit_of="burst")
+def brim(rng: random.Random) -> Request:
+    return burst(rng)
+
+
+@scenario("race in four waves, of 5 s after 10 s of nothing", unloaded=0.51, waves=Waves(10, 5, 4), limit_of="race")
+def wave(rng: random.Random) -> Request:
+    return race(rng)
 
 
 @scenario("1 MB that is never freed", rate=100)
@@ -148,6 +195,6 @@ def light(_: random.Random) -> Request:
     return Request("/ping", keep_alive=True)
 
 
-@scenario("2,000 slow cheap streams, open at once", rate=500, at_most=2000, cheap=True)
+@scenario("2,000 slow cheap streams, open at once", unloaded=5.01, rate=500, at_most=2000, cheap=True)
 def longlived(_: random.Random) -> Request:
     return Request("/stream?hold=5", timeout=15.0)

@@ -1,13 +1,17 @@
 """The server under test: a Starlette app whose handlers use as much memory as the query says, within bounds.
 
 ``uvicorn benchmarks.overload.server:app`` with the strategy's name in ``ARENA_STRATEGY``, the directory of the tally in
-``ARENA_TALLY`` and that of the files in ``ARENA_FILES``. ``node/server.js`` answers the same paths.
+``ARENA_TALLY``, that of the files in ``ARENA_FILES`` and the scenario's name in ``ARENA_SCENARIO``. ``node/server.js``
+answers the same paths, but for those whose memory the allocation guard cannot see.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,10 +25,16 @@ from starlette.routing import Route
 from benchmarks.overload import strategies
 from benchmarks.overload.tally import Tally, TallyMiddleware
 
+if os.environ["ARENA_SCENARIO"] == "numpy":
+    # at the start, as in any app that uses it; its own memory is spared the other scenarios
+    import numpy
+
 # No query makes a handler take more memory or time than this.
 _BOUNDS = {"mb": 64.0, "delay": 5.0, "hold": 60.0}
 # What a dictionary of a number and a text takes in CPython 3.11, bytes (measured: the growth of RSS over 160,000).
 _DICT_BYTES = 300
+# What files are written from: no memory that the guard could see.
+_PIECE = memoryview(bytes(1 << 16))
 
 _leaked: list[bytes] = []
 
@@ -80,6 +90,43 @@ def file(request: Request) -> Response:
     return PlainTextResponse(str(len(Path(os.environ["ARENA_FILES"], str(number)).read_bytes())))
 
 
+async def array(request: Request) -> Response:
+    await asyncio.sleep(_ask(request, "delay"))
+    held = numpy.full(int(_ask(request, "mb") * 1_000_000), ord("x"), numpy.uint8)
+    await asyncio.sleep(_ask(request, "hold"))
+    return PlainTextResponse(str(len(held)))
+
+
+async def tmpfs(request: Request) -> Response:
+    # a file without a name: it goes when its descriptor does, also when this process is killed
+    descriptor = os.memfd_create("arena")
+    try:
+        left = int(_ask(request, "mb") * 1_000_000)
+        while left:
+            left -= os.write(descriptor, _PIECE[:left])
+        await asyncio.sleep(_ask(request, "hold"))
+    finally:
+        os.close(descriptor)
+    return PlainTextResponse("written")
+
+
+async def child(request: Request) -> Response:
+    # dd fills its block and then waits for someone to read it
+    block = f"bs={int(_ask(request, 'mb') * 1_000_000)}"
+    process = await asyncio.create_subprocess_exec(
+        "dd", "if=/dev/zero", block, "count=1", "status=none", stdout=subprocess.PIPE
+    )
+    try:
+        await asyncio.sleep(_ask(request, "hold"))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.terminate()
+    code = await process.wait()
+    if code != -signal.SIGTERM:
+        raise RuntimeError(f"The child ended with status {code} before it was told to; see the kernel's log.")
+    return PlainTextResponse(block)
+
+
 async def stream(request: Request) -> Response:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(int(_ask(request, "hold"))):
@@ -102,6 +149,9 @@ app = Starlette(
         Route("/thread", thread),
         Route("/leak", leak),
         Route("/file", file),
+        Route("/array", array),
+        Route("/tmpfs", tmpfs),
+        Route("/child", child),
         Route("/stream", stream),
         Route("/ping", ping),
         Route("/livez", ping),

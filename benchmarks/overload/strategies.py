@@ -137,7 +137,7 @@ def _rust_original(app: App) -> App:
     "@fastify/under-pressure on Node by its memory thresholds, sampling every 10 ms",
     preload="",
     node=True,
-    skips=frozenset({"threads", "workers"}),
+    skips=frozenset({"threads", "workers", "numpy", "tmpfs", "child"}),
 )
 def _under_pressure(app: App) -> App:
     return app
@@ -164,6 +164,13 @@ def _ours(app: App) -> App:
     from resource_monitor.middleware import MemoryBackpressureMiddleware
 
     return MemoryBackpressureMiddleware(app, allocation_guard=True)
+
+
+@strategy("ours-waiting", "the same with max_wait=1: requests wait up to a second for room", ours=True)
+def _waiting(app: App) -> App:
+    from resource_monitor.middleware import MemoryBackpressureMiddleware
+
+    return MemoryBackpressureMiddleware(app, allocation_guard=True, max_wait=1)
 
 
 def _cgroup_files() -> tuple[Path, Path]:

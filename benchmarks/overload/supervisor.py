@@ -58,6 +58,7 @@ class Server:
         self._argv = self._node_argv() if strategy.node else self._python_argv(strategy, scenario)
         self._environment = os.environ | {
             "ARENA_STRATEGY": strategy.name,
+            "ARENA_SCENARIO": scenario.name,
             "ARENA_TALLY": str(tally),
             "ARENA_FILES": str(files),
             "ARENA_LIMIT": str(limit),

@@ -6,9 +6,11 @@ kills the writer. ``node/server.js`` writes the same format.
 
 from __future__ import annotations
 
+import asyncio
 import mmap
 import os
 import struct
+import time
 from pathlib import Path
 
 from benchmarks.overload.asgi import App, Receive, Scope, Send
@@ -46,6 +48,15 @@ class TallyMiddleware:
         self._tally.started()
         await self.app(scope, receive, send)
         self._tally.completed()
+
+
+async def started_between(directory: Path, start: float, end: float) -> int:
+    """Handlers started from ``start`` to ``end``, ``perf_counter`` seconds that are still to come."""
+    await asyncio.sleep(start - time.perf_counter())
+    before, _ = read(directory)
+    await asyncio.sleep(end - time.perf_counter())
+    after, _ = read(directory)
+    return after - before
 
 
 def read(directory: Path) -> tuple[int, int]:

@@ -39,7 +39,10 @@ async def run(
             base = cgroup.usage()
             watcher = asyncio.create_task(server.watch())
             began = time.perf_counter()
-            seen = await load.run(server.port, scenario, rate=rate, seconds=seconds, seed=seed, began=began)
+            seen, late_admitted = await asyncio.gather(
+                load.run(server.port, scenario, rate=rate, seconds=seconds, seed=seed, began=began),
+                tally.started_between(Path(counts), began + seconds / 2, began + seconds),
+            )
         finally:
             if watcher:
                 watcher.cancel()
@@ -53,11 +56,13 @@ async def run(
             seed=seed,
             rate=rate,
             seconds=seconds,
+            waves=scenario.waves,
             limit_concurrency=strategy.limit_concurrency,
             exits=[(at - began, code) for at, code in server.exits],
             kill_times=[at - began for at in server.kills],
             oom_kills=cgroup.oom_kills(),
             tally=tally.read(Path(counts)),
+            late_admitted=late_admitted,
             base_bytes=base,
             peak_bytes=cgroup.peak(),
             limit_bytes=LIMIT,

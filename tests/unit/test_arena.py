@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,10 +12,11 @@ import pytest
 
 pytest.importorskip("uvloop")
 
-from benchmarks.overload import chart, report, results, sweep
-from benchmarks.overload.load import Load, Outcome
+from benchmarks.overload import chart, judge, report, results, sweep
+from benchmarks.overload.judge import Verdict
+from benchmarks.overload.load import Load, Outcome, arrivals
 from benchmarks.overload.results import Row, percentile, silences, summarise
-from benchmarks.overload.scenarios import SCENARIOS
+from benchmarks.overload.scenarios import SCENARIOS, Waves
 from benchmarks.overload.strategies import STRATEGIES, find
 
 
@@ -33,11 +35,13 @@ def row(outcomes: list[Outcome], **changes: object) -> Row:
         "seed": 1,
         "rate": 2.0,
         "seconds": 10.0,
+        "waves": None,
         "limit_concurrency": None,
         "exits": [],
         "kill_times": [],
         "oom_kills": 0,
         "tally": (0, 0),
+        "late_admitted": 0,
         "base_bytes": 1,
         "peak_bytes": 2,
         "limit_bytes": 4,
@@ -86,6 +90,45 @@ def test_every_request_is_good_or_shed_or_failed():
     assert seen.refusal_read == 0.75
 
 
+def test_what_was_wasted_late_is_what_the_second_half_let_in_and_did_not_answer_well():
+    outcomes = [answered(1, 2), answered(4.9, 6), answered(5, 6), answered(8, 11), answered(9, 9, 503), lost(9, 10)]
+    assert row(outcomes, late_admitted=3).late_wasted == 1
+    assert row(outcomes, late_admitted=3).late_admitted == 3
+    assert row([answered(6, 7)], late_admitted=0).late_wasted == 0
+
+
+def test_only_good_answers_within_a_tenth_of_a_second_are_quick():
+    outcomes = [(0, 0.05, 200), (0, 0.1, 200), (0, 0.2, 200), (0, 0.05, 503)]
+    pings = [answered(start, end, status, kind="ping") for start, end, status in outcomes]
+    assert row(pings).kinds["ping"].quick == 0.5
+
+
+def test_waves_begin_with_a_rest_and_send_at_the_full_rate_for_the_rest_of_each():
+    waves = Waves(idle=10, busy=5, times=4)
+    assert waves.length == 60
+    assert [waves.due(busy) for busy in (0, 4.5, 5, 12)] == [10, 14.5, 25, 42]
+    times = [at for at, _ in arrivals(replace(SCENARIOS["race"], waves=waves), 300, waves.length, seed=1)]
+    assert times == sorted(times)
+    assert all(at % 15 >= 10 for at in times)
+    assert [round(sum(wave * 15 <= at < wave * 15 + 15 for at in times) / 1500, 1) for wave in range(4)] == [1] * 4
+    assert max(times) < 60
+
+
+def test_load_without_waves_is_spread_over_all_of_the_time():
+    times = [at for at, _ in arrivals(SCENARIOS["race"], 300, 10, seed=1)]
+    assert [round(sum(second <= at < second + 1 for at in times) / 300) for second in range(10)] == [1] * 10
+
+
+def test_the_last_wave_is_told_by_its_second_half():
+    waves = Waves(idle=2, busy=2, times=2)
+    outcomes = [answered(6, 6.9), answered(6, 7.1), answered(7, 8), answered(7.5, 8.1), answered(7.5, 7.6, 503)]
+    assert row(outcomes, seconds=8.0, waves=waves).last_wave_good_per_s == 2
+    assert row(outcomes).last_wave_good_per_s is None
+    rows = [row(outcomes, scenario="wave", seconds=8.0, waves=waves)]
+    assert judge.medians(rows, "wave") == "wave, good/s: none 0, last 2"
+    assert report.last_waves(rows) == ["none gave 2 good answers/s late in the last wave."]
+
+
 def test_a_kill_counts_once_whichever_way_it_was_noticed():
     assert row([], exits=[(1.0, -9)], oom_kills=1).kills == 1
     assert row([], exits=[], oom_kills=3).kills == 3
@@ -102,8 +145,21 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path):
     first = row([answered(0, 1, kind="ping")])
     results.append(tmp_path / "rows.json", first)
     results.append(tmp_path / "rows.json", replace(first, kills=2))
-    (read,) = results.load_rows(tmp_path / "rows.json")
+    (read,), outdated = results.load_rows(tmp_path / "rows.json")
     assert asdict(read) == asdict(replace(first, kills=2))
+    assert outdated == 0
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("", "late_wasted"), ("", "kinds"), ("ping", "quick")])
+def test_rows_that_lack_figures_are_passed_over_and_counted(tmp_path: Path, kind: str, missing: str):
+    file = tmp_path / "rows.json"
+    results.append(file, row([answered(0, 1, kind="ping")], seed=2))
+    fields = asdict(row([answered(0, 1, kind="ping")]))
+    del (fields["kinds"][kind] if kind else fields)[missing]
+    with file.open("a") as opened:
+        opened.write(json.dumps(fields) + "\n")
+    rows, outdated = results.load_rows(file)
+    assert ([read.seed for read in rows], outdated) == ([2], 1)
 
 
 def test_the_table_says_what_died_and_leaves_out_what_was_not_run():
@@ -183,3 +239,86 @@ def test_names_are_found_with_their_parameters():
 
 def test_every_scenario_and_strategy_is_described():
     assert all(entry.what for entry in [*SCENARIOS.values(), *STRATEGIES.values()])
+
+
+def test_a_scenario_that_borrows_a_limit_borrows_it_from_one_that_has_its_own():
+    assert all(not SCENARIOS[s.limit_of].limit_of for s in SCENARIOS.values() if s.limit_of)
+
+
+def verdict(rows: list[Row], scenario: str, text: str) -> Verdict:
+    """Of the one criterion in ``scenario`` whose line begins with ``text``."""
+    (found,) = [v for v in judge.judge(rows) if v.scenario == scenario and v.text.startswith(text)]
+    return found
+
+
+def good(count: int, strategy: str = "ours", **changes: object) -> Row:
+    return row([answered(0, 1)] * count, strategy=strategy, **changes)
+
+
+def test_what_was_not_measured_is_not_met():
+    assert not any(v.passed for v in judge.judge([]))
+    assert {v.scenario for v in judge.judge([])} == set(SCENARIOS)
+    alone = verdict([good(100)], "race", "good/s of ours ≥ 2 × best-limit")
+    assert not alone.passed
+    assert "best-limit is not measured" in alone.text
+
+
+@pytest.mark.parametrize(("ours", "passed"), [(199, False), (200, True)])
+def test_good_answers_are_judged_against_the_best_fixed_limit(ours: int, passed: bool):
+    assert verdict([good(ours), good(100, "best-limit")], "race", "good/s of ours ≥ 2 ×").passed is passed
+
+
+def test_a_limit_that_dies_is_nothing_to_be_compared_with_where_that_is_said():
+    dead = good(100, "best-limit", scenario="leak", oom_kills=3)
+    found = verdict([good(10, scenario="leak"), dead], "leak", "good/s of ours ≥ 0.95 × best-limit")
+    assert found.passed
+    assert "died 3×" in found.text
+    assert not verdict([good(10), replace(dead, scenario="race")], "race", "good/s of ours ≥ 2 × best-limit").passed
+
+
+def test_seeds_are_judged_by_their_median_but_no_death_is_forgiven():
+    seeds = [good(count, seed=seed) for seed, count in enumerate((10, 200, 300))]
+    rows = [*seeds[:2], replace(seeds[2], frozen=1), good(100, "best-limit")]
+    assert verdict(rows, "race", "good/s of ours ≥ 2 × best-limit").passed
+    assert not verdict(rows, "race", "deaths of ours ≤").passed
+    assert verdict(seeds, "race", "deaths of ours ≤").passed
+
+
+def test_a_figure_that_one_seed_lacks_is_not_measured():
+    answers = [good(10), row([], strategy="ours", seed=2)]
+    assert verdict(answers[:1], "race", "p99 s of ours").passed
+    assert "not measured" in verdict(answers, "race", "p99 s of ours").text
+
+
+def test_patience_with_late_answers_depends_on_the_scenario():
+    slow = row([answered(0, 1.3)], strategy="ours")
+    assert verdict([slow], "race", "p99 s of ours ≤ 1.32").passed
+    assert not verdict([replace(slow, scenario="burst")], "burst", "p99 s of ours ≤ 0.72").passed
+
+
+def test_runs_that_are_not_alike_are_not_judged_together():
+    with pytest.raises(ValueError, match=r"10 s at 2/s and 20 s at 2/s"):
+        judge.judge([good(1), good(1, "none", seconds=20.0)])
+
+
+@pytest.mark.parametrize("criterion", judge.CRITERIA)
+def test_every_criterion_speaks_of_what_there_is(criterion: judge.Criterion):
+    assert criterion.strategy in STRATEGIES
+    assert criterion.than in {"", *STRATEGIES}
+    assert criterion.figure in judge.FIGURES
+    assert criterion.scenarios
+    assert set(criterion.scenarios) <= set(SCENARIOS)
+
+
+def test_the_judge_prints_a_line_a_criterion_and_fails_when_one_is_not_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    results.append(tmp_path / "rows.jsonl", good(100))
+    monkeypatch.setattr("sys.argv", ["judge", str(tmp_path / "rows.jsonl")])
+    monkeypatch.setattr(judge, "CRITERIA", judge.CRITERIA[:1])
+    assert judge.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith(("PASS", "FAIL")) for line in lines) == len(SCENARIOS)
+    assert "PASS  race       deaths of ours ≤ 0: 0" in lines
+    monkeypatch.setattr(judge, "CRITERIA", (replace(judge.CRITERIA[0], scenarios=("race",)),))
+    assert judge.main() == 0
