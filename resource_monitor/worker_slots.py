@@ -14,7 +14,7 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import islice
@@ -38,9 +38,10 @@ VERSION = 1
 # owner's pid and start time, promised bytes, requests in flight; with the checksum of these (zlib.crc32)
 _FIGURES, _STATE = struct.Struct("=IQQQ"), struct.Struct("=IQQQI")
 # checksum of what follows; time.monotonic() and the number of records, then these
-_CHECKSUM, _LEARNED, _RECORD = struct.Struct("=I"), struct.Struct("=dI"), struct.Struct(f"=8s{FIELDS}d")
+_CHECKSUM, _LEARNED, _HEAD = struct.Struct("=I"), struct.Struct("=dI"), struct.Struct("=IdI")
+_RECORD = struct.Struct(f"=8s{FIELDS}d")
 _STATES = 2 * _STATE.size
-_SLOT = _STATES + _CHECKSUM.size + _LEARNED.size + ROUTES * _RECORD.size
+_SLOT = _STATES + _HEAD.size + ROUTES * _RECORD.size
 
 HEADER = struct.pack("=8s5I", b"rmworker", VERSION, SLOTS, _SLOT, ROUTES, FIELDS)
 # other bytes whenever a slot is taken or left
@@ -123,9 +124,23 @@ def write_records(content: mmap, slot: int, records: Mapping[str, Record], now: 
     content[begin : begin + _CHECKSUM.size + len(body)] = _CHECKSUM.pack(zlib.crc32(body)) + body
 
 
-def read_record(content: mmap, slot: int, name: str) -> Record | None:
-    """A slot's record of that name."""
-    key, records = _key(name), _records(content, slot)
+def read_records(content: mmap, slot: int) -> tuple[float, bytes]:
+    """When a slot's records were written, and these for :func:`find`; at 0 and none when there are none or spoilt."""
+    begin = slot + _STATES
+    checksum, _, count = _HEAD.unpack_from(content, begin)
+    if not 0 < count <= ROUTES:
+        return 0.0, b""
+    # from here on a copy, which nobody writes to
+    body = content[begin + _CHECKSUM.size : begin + _HEAD.size + count * _RECORD.size]
+    at, copied = _LEARNED.unpack_from(body)
+    if checksum != zlib.crc32(body) or copied != count or not 0 < at < math.inf:
+        return 0.0, b""
+    return at, body[_LEARNED.size :]
+
+
+def find(records: bytes, name: str) -> Record | None:
+    """The record of that name."""
+    key = _key(name)
     if key in records:
         for found, *numbers in _RECORD.iter_unpack(records):
             if found == key and all(math.isnan(number) or 0 <= number <= _MOST_BYTES for number in numbers):
@@ -133,18 +148,23 @@ def read_record(content: mmap, slot: int, name: str) -> Record | None:
     return None
 
 
-def written_at(content: mmap, slot: int) -> float:
-    """When a slot's records were written; 0 when it has none that are whole."""
-    at: float = _LEARNED.unpack_from(content, slot + _STATES + _CHECKSUM.size)[0]
-    return at if 0 < at < math.inf and _records(content, slot) else 0.0
-
-
-def living(content: mmap) -> Iterator[int]:
+def living(content: mmap) -> list[int]:
     """The slots of living workers."""
-    for slot in OFFSETS:
-        state = read_state(content, slot)
-        if state is not None and lives(state[0]):
-            yield slot
+    states = [(slot, read_state(content, slot)) for slot in OFFSETS]
+    return [slot for slot, state in states if state is not None and lives(state[0])]
+
+
+def knowing(content: mmap) -> list[int]:
+    """The slots with records."""
+    return [slot for slot in OFFSETS if read_records(content, slot)[1]]
+
+
+def free(content: mmap) -> int | None:
+    """The slot to be taken next: of those without a living worker one without records, or with the oldest ones."""
+    taken = living(content)
+    return min(
+        (slot for slot in OFFSETS if slot not in taken), key=lambda slot: read_records(content, slot)[0], default=None
+    )
 
 
 def roster(content: mmap) -> bytes:
@@ -155,17 +175,6 @@ def roster(content: mmap) -> bytes:
 def change_roster(content: mmap) -> None:
     """Let everybody know that a slot was taken or left."""
     content[_ROSTER] = os.urandom(16)
-
-
-def _records(content: mmap, slot: int) -> bytes:
-    begin = slot + _STATES
-    checksum, = _CHECKSUM.unpack_from(content, begin)
-    begin += _CHECKSUM.size
-    count = _LEARNED.unpack_from(content, begin)[1]
-    if not 0 < count <= ROUTES:
-        return b""
-    body = content[begin : begin + _LEARNED.size + count * _RECORD.size]
-    return body[_LEARNED.size :] if checksum == zlib.crc32(body) else b""
 
 
 @lru_cache(maxsize=1024)
