@@ -101,6 +101,7 @@ static _Atomic unsigned int refuse_every;
 static _Atomic bool untold;
 static __thread u64 thread_refusals;
 static __thread int place;                      /* an rm_guard_place */
+static __thread bool forking;                   /* between the fork handlers */
 static __thread bool inside;                    /* an allocation made on behalf of a check must not be checked */
 
 /* Everything below is held by `lock`. */
@@ -117,6 +118,20 @@ static struct {
     unsigned int injected;
     rm_guard_statistics statistics;
 } guard;
+
+/* While this thread forks it holds the lock, and others' fork handlers may run Python before ours gives it back:
+ * uvloop's does in the child, where it would wait for ever. */
+static void take_lock(void)
+{
+    if (!forking)
+        pthread_mutex_lock(&lock);
+}
+
+static void release_lock(void)
+{
+    if (!forking)
+        pthread_mutex_unlock(&lock);
+}
 
 static void set_budget(int64_t bytes)
 {
@@ -135,11 +150,11 @@ static int64_t now_ns(void)
 static int announce(void *unused)
 {
     (void)unused;
-    pthread_mutex_lock(&lock);
+    take_lock();
     int events = guard.events;
     void (*event)(int) = guard.event;
     guard.events = 0;
-    pthread_mutex_unlock(&lock);
+    release_lock();
     if (events && event)
         event(events);
     return 0;
@@ -374,7 +389,7 @@ static void *checked(enum operation operation, const allocator_t *from, void *bl
             return perform(operation, from, block, count, size);
     }
     inside = true;
-    pthread_mutex_lock(&lock);
+    take_lock();
     bool granted = check(bytes, small, &charged);
     void *result = NULL;
     if (charged) {
@@ -386,7 +401,7 @@ static void *checked(enum operation operation, const allocator_t *from, void *bl
             charge(result, bytes);
         end_turn(turn);
     }
-    pthread_mutex_unlock(&lock);
+    release_lock();
     if (granted && !charged)
         result = perform(operation, from, block, count, size);
     tell();
@@ -499,8 +514,17 @@ static bool bypassed(int domain)
     return !seen;
 }
 
-static void before_fork(void) { pthread_mutex_lock(&lock); }
-static void after_fork(void) { pthread_mutex_unlock(&lock); }
+static void before_fork(void)
+{
+    take_lock();
+    forking = true;
+}
+
+static void after_fork(void)
+{
+    forking = false;
+    release_lock();
+}
 
 static void start_watching(const rm_guard_watch *watch)
 {
@@ -543,11 +567,11 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
     if (!fork_handled)
         fork_handled = pthread_atfork(before_fork, after_fork, after_fork) == 0;
     rm_guard_link();
-    pthread_mutex_lock(&lock);
+    take_lock();
     start_watching(watch);
     guard.event = event;
     guard.active = true;
-    pthread_mutex_unlock(&lock);
+    release_lock();
     set_budget(0);
     tell();
     return 0;
@@ -557,10 +581,10 @@ int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
 void rm_guard_uninstall(void)
 {
     PyGILState_STATE state = PyGILState_Ensure();
-    pthread_mutex_lock(&lock);
+    take_lock();
     guard.active = false;
     guard.event = NULL;
-    pthread_mutex_unlock(&lock);
+    release_lock();
     set_budget(ENDLESS);
     atomic_store(&fresh_until, INT64_MAX);
     atomic_store(&charged_from, SIZE_MAX);
@@ -578,19 +602,19 @@ void rm_guard_uninstall(void)
 /* Follow other limits from now on: after a fork, or when the process was moved. */
 void rm_guard_watch_now(const rm_guard_watch *watch)
 {
-    pthread_mutex_lock(&lock);
+    take_lock();
     start_watching(watch);
-    pthread_mutex_unlock(&lock);
+    release_lock();
     set_budget(0);
     tell();
 }
 
 void rm_guard_read(rm_guard_statistics *out)
 {
-    pthread_mutex_lock(&lock);
+    take_lock();
     *out = guard.statistics;
     out->floor = guard.floor;
-    pthread_mutex_unlock(&lock);
+    release_lock();
 }
 
 /* Where on the calling thread's way through a request it is: the address of an rm_guard_place, which is kept up to date

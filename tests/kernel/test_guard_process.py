@@ -345,6 +345,28 @@ def test_forking_while_threads_allocate_never_hangs(child_cgroup: MakeCgroup) ->
     assert run_python(child_cgroup(LIMIT), program, env={"PYTHONWARNINGS": "ignore"}) == [0] * 100
 
 
+def test_a_process_can_be_started_where_others_fork_handlers_run_python(child_cgroup: MakeCgroup) -> None:
+    pytest.importorskip("uvloop")
+    program = (
+        PRELUDE
+        + """
+    import asyncio, uvloop
+
+    async def status():
+        process = await asyncio.create_subprocess_exec("true")
+        return await process.wait()
+
+    async def statuses():
+        first = await status()  # uvloop's handler is there before the guard's
+        guard.install()
+        return [first, await status(), refused()]
+
+    print(json.dumps(uvloop.run(statuses())))
+    """
+    )
+    assert run_python(child_cgroup(LIMIT), program) == [0, 0, True]
+
+
 def test_forks_leave_no_descriptors_open(child_cgroup: MakeCgroup) -> None:
     program = (
         PRELUDE
