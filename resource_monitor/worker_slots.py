@@ -100,7 +100,8 @@ def clear_state(content: mmap, slot: int) -> None:
 
 def read_state(content: mmap, slot: int) -> tuple[Owner, int, int] | None:
     """A slot's owner, promised bytes and requests in flight; ``None`` when it is free or spoilt."""
-    for begin in (slot, slot + _STATE.size):
+    # the first once more: a fast writer may have got to the second one meanwhile
+    for begin in (slot, slot + _STATE.size, slot):
         state = content[begin : begin + _STATE.size]
         pid, started, promised, in_flight, checksum = _STATE.unpack(state)
         if (

@@ -1,0 +1,128 @@
+"""Workers in real cgroups: those on one limit find each other, and nobody else."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from child_cgroup import ChildCgroup
+from machine import MIB
+from programs import MakeCgroup, run_python
+from worker_process import Worker
+
+Start = Callable[[ChildCgroup], Worker]
+
+
+@pytest.fixture
+def start(child_cgroup: MakeCgroup) -> Iterator[Start]:
+    """Starts a worker in a cgroup; all leave in order at the end, so that no table stays behind."""
+    with ExitStack() as stack:
+
+        def start_one(cgroup: ChildCgroup) -> Worker:
+            worker = Worker(cgroup=cgroup)
+            stack.callback(worker.kill)
+            stack.callback(lambda: worker.process.poll() is None and worker.does("table.close()"))
+            worker.does("table.publish(0, 0)")
+            return worker
+
+        yield start_one
+
+
+def tables(cgroup: ChildCgroup) -> list[Path]:
+    status = cgroup.path.stat()
+    return list(Path("/dev/shm").glob(f"resource_monitor-*-{status.st_dev}-{status.st_ino}"))
+
+
+def test_workers_of_one_cgroup_share_a_table(child_cgroup: MakeCgroup, start: Start) -> None:
+    cgroup = child_cgroup(256 * MIB)
+    one, two = start(cgroup), start(cgroup)
+    one.does(f"table.publish({100 * MIB}, 3)")
+    assert two.others() == (100 * MIB, 3, 1)
+    [table] = tables(cgroup)
+    assert table.stat().st_mode & 0o777 == 0o600
+    one.does("table.close()")
+    two.does("table.close()")
+    assert not tables(cgroup)
+
+
+def test_workers_of_different_cgroups_do_not(child_cgroup: MakeCgroup, start: Start) -> None:
+    one, two = start(child_cgroup(256 * MIB)), start(child_cgroup(256 * MIB))
+    one.does("table.publish(100, 3)")
+    assert two.others() == (0, 0, 0)
+
+
+def test_workers_of_different_cgroups_below_one_limit_share_its_table(child_cgroup: MakeCgroup, start: Start) -> None:
+    parent = child_cgroup(512 * MIB, label="parent")
+    one = start(child_cgroup(None, label="one", parent=parent))
+    two = start(child_cgroup(None, label="two", parent=parent))
+    three = start(child_cgroup(128 * MIB, label="three", parent=parent))
+    one.does("table.publish(100, 3)")
+    assert two.others() == (100, 3, 1)
+    assert three.others() == (0, 0, 0)
+
+
+def test_a_worker_that_the_kernel_kills_for_want_of_memory_counts_no_more(
+    child_cgroup: MakeCgroup, start: Start
+) -> None:
+    cgroup = child_cgroup(128 * MIB)
+    one, two = start(cgroup), start(cgroup)
+    two.does("table.publish(100, 3)")
+    two.does("table.publish_routes({'GET /': (1.0, None, 3.0, 4.0)}, time.monotonic())")
+    assert one.others() == (100, 3, 1)
+    two.say(f"len(bytearray(b'x') * {256 * MIB})")
+    assert two.process.wait() == -signal.SIGKILL
+    assert cgroup.oom_kills() == 1
+    assert one.others(after=0.25) == (0, 0, 0)
+    assert start(cgroup).does("table.learned('GET /', time.monotonic())") == [1.0, None, 3.0, 4.0]
+    for table in tables(cgroup):  # kept for what was learned
+        table.unlink()
+
+
+PRELOADED = """
+    import json, os, sys, time
+    from dataclasses import astuple
+    from resource_monitor.workers import WorkerTable
+
+    table = WorkerTable.open()
+    pipes = []
+    for number in range(3):
+        reply, tell = os.pipe()
+        wait, go = os.pipe()
+        if os.fork() == 0:
+            if len(sys.argv) > 1:
+                os.setuid(int(sys.argv[1]))
+            table.publish(10 ** number, 1)
+            os.write(tell, b"x")
+            os.read(wait, 1)
+            os.write(tell, json.dumps(astuple(table.others(time.monotonic()))).encode())
+            os.read(wait, 1)
+            sys.exit()
+        pipes.append((reply, go))
+    for reply, go in pipes:
+        assert os.read(reply, 1) == b"x"
+    seen = []
+    for reply, go in pipes:
+        os.write(go, b"x")
+        seen.append(json.loads(os.read(reply, 100)))
+    for reply, go in pipes:
+        os.write(go, b"x")
+        os.wait()
+    table.close()
+    print(json.dumps(seen))
+"""
+
+
+@pytest.mark.parametrize(
+    "user", [None, pytest.param(65534, marks=pytest.mark.skipif(os.geteuid() != 0, reason="only root can change user"))]
+)
+def test_the_workers_of_a_master_that_has_loaded_the_app_see_each_other_and_not_the_master(
+    child_cgroup: MakeCgroup, user: int | None
+) -> None:
+    """As with gunicorn's ``preload_app``, and its ``user``, to whom the master's file is closed."""
+    cgroup = child_cgroup(256 * MIB)
+    seen = run_python(cgroup, PRELOADED, *([] if user is None else [user]))
+    assert seen == [[110, 2, 2], [101, 2, 2], [11, 2, 2]], json.dumps(seen)
+    assert not tables(cgroup)
