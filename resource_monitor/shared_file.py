@@ -30,7 +30,7 @@ class SharedFile:
     def __init__(self, path: str, header: bytes, size: int) -> None:
         """Map ``path``, which begins with ``header`` and has ``size`` bytes, the rest zero if it is ``created`` now.
 
-        Raises :class:`ProbeError` for what is in the way and is not ours to replace, :class:`OSError` for the rest.
+        Raises :class:`ProbeError` when that cannot be had, or what is in the way is not ours to replace.
         """
         self.owner = os.getpid()
         self.path = path
@@ -42,8 +42,10 @@ class SharedFile:
                     self.created = created
                     self.content = mmap.mmap(self._descriptor, size)
                     return
-            except BaseException:
+            except BaseException as error:
                 os.close(self._descriptor)
+                if isinstance(error, OSError):
+                    raise ProbeError(path, f"cannot be used: {error.strerror}") from error
                 raise
             os.close(self._descriptor)
         raise ProbeError(path, "is removed again and again by another process")

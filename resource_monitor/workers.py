@@ -60,8 +60,7 @@ class WorkerTable:
         self._read_at = self._census_at = -math.inf
         self._others = Others(0, 0, 0)
         self._roster = b""
-        self._living: list[tuple[int, Owner]] = []
-        self._dead: set[Owner] = set()
+        self._living: list[int] = []
         self._reported = False
         atexit.register(self.close)
 
@@ -108,9 +107,9 @@ class WorkerTable:
             file = self._take_census(now)
         promised = in_flight = workers = 0
         if file is not None:
-            for slot, owner in self._living:
+            for slot in self._living:
                 state = worker_slots.read_state(file.content, slot)
-                if state is not None and state[0] == owner:
+                if state is not None:
                     promised += state[1]
                     in_flight += state[2]
                     workers += 1
@@ -168,12 +167,11 @@ class WorkerTable:
                 raise ProbeError("/proc", "does not show this process")
             file = self._attach()
             with file.locked():
-                if not file.gone():
-                    self._slot = worker_slots.free(file.content)
-                    self._write()
-                    worker_slots.change_roster(file.content)
-                    if self._slot is None:
-                        raise ProbeError(file.path, "has all of its slots taken by living workers")
+                self._slot = worker_slots.free(file.content)
+                if self._slot is None:
+                    raise ProbeError(file.path, "has all of its slots taken by living workers")
+                self._write()
+                worker_slots.change_roster(file.content)
         except (OSError, ProbeError) as error:
             if not self._reported:
                 self._reported = True
@@ -198,16 +196,10 @@ class WorkerTable:
         if self._lost():
             self._enter()
         self._census_at = now
-        self._living.clear()
         file = self._file
-        if file is None:
-            return None
-        self._roster = worker_slots.roster(file.content)
-        states = [(slot, worker_slots.read_state(file.content, slot)) for slot in worker_slots.OFFSETS]
-        owners = [(slot, state[0]) for slot, state in states if state is not None and slot != self._slot]
-        # the dead stay dead, and need not be looked for again
-        self._dead = {owner for _, owner in owners if owner in self._dead or not worker_slots.lives(owner)}
-        self._living += [(slot, owner) for slot, owner in owners if owner not in self._dead]
+        if file is not None:
+            self._roster = worker_slots.roster(file.content)
+            self._living = [slot for slot in worker_slots.living(file.content) if slot != self._slot]
         return file
 
     def _lost(self) -> bool:

@@ -1,4 +1,6 @@
+import fcntl
 import os
+import resource
 import socket
 import threading
 from pathlib import Path
@@ -134,6 +136,36 @@ def test_a_refusal_leaves_no_descriptor(path: Path) -> None:
 def test_a_directory_that_is_not_there_is_named(path: Path) -> None:
     with pytest.raises(ProbeError, match=r"away/table: cannot be read: No such file"):
         share(path.with_name("away") / "table")
+
+
+def test_without_room_for_all_of_it_there_is_no_file_at_all(path: Path) -> None:
+    """Half of one would be a SIGBUS for whoever maps it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE // 2, hard))
+    try:
+        with pytest.raises(ProbeError, match=r"table: cannot be used: File too large"):
+            share(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not path.exists()
+
+
+def test_a_file_that_is_removed_while_its_lock_is_waited_for_is_not_used(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.touch(0o600)
+    with path.open("r+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+
+        def meanwhile() -> None:
+            path.unlink()
+            fcntl.flock(other, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(os, "sched_yield", meanwhile)
+        file = share(path)
+    assert not file.gone()
+    assert path.stat().st_size == SIZE
+    file.close()
 
 
 def test_a_removed_file_is_seen_to_be_gone_and_the_next_one_is_new(path: Path) -> None:

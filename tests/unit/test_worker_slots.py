@@ -2,9 +2,11 @@ import math
 import mmap
 import os
 import resource
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +77,24 @@ def test_of_two_copies_that_a_writer_is_between_either_is_one_that_was_written(c
     for written in range(65):
         content[:64] = new[:written] + old[written:]
         assert worker_slots.read_state(content, 0) in ((WORKER, 1000, 1), (WORKER, 2000, 2))
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        (0, 5, 1, 1),
+        ((1 << 22) + 1, 5, 1, 1),
+        (77, 5, (1 << 50) + 1, 1),
+        (77, 5, 1, (1 << 20) + 1),
+        (77, 5, 1, 2**64 - 1),
+    ],
+)
+def test_absurd_figures_are_not_believed_though_their_checksum_is_right(
+    content: mmap.mmap, figures: tuple[int, ...]
+) -> None:
+    state = struct.pack("=IQQQ", *figures)
+    content[FIRST : FIRST + 64] = 2 * (state + struct.pack("=I", zlib.crc32(state)))
+    assert worker_slots.read_state(content, FIRST) is None
 
 
 @given(position=st.integers(0, 31), bit=st.integers(0, 7))

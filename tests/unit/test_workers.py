@@ -268,11 +268,13 @@ def test_a_forked_child_takes_a_slot_of_its_own(open_table: Open) -> None:
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException):
-            # the watcher and the parent; its promises are not the child's
+            # the watcher and the parent, whose promises the child has not made
             assert parent.others(NOW) == Others(100, 1, 2)
+            assert watcher.others(NOW + 1) == Others(100, 1, 3)
             parent.publish(20, 2)
             parent.publish_routes({"GET /child": (1.0,) * 4}, NOW)
-            assert parent.others(NOW + 1) == Others(100, 1, 2)
+            assert watcher.others(NOW + 2) == Others(120, 3, 3)
+            watcher.close()
             os.kill(os.getpid(), signal.SIGSTOP)
         os._exit(1)
     try:
