@@ -60,7 +60,7 @@ class MemoryBackpressureMiddleware:
 
     async def _lost(self, admitted: Admitted, scope: Scope, receive: Receive, send: Send) -> bool:
         """Run the app; whether it ran out of memory and has not answered."""
-        response = _Response(send)
+        response = _Response(send, admitted)
         try:
             app = self.app(scope, receive, response.send)
             await (as_app(app) if isinstance(app, Coroutine) else app)
@@ -96,10 +96,11 @@ class _Response:
     the error is the one being handled when the message comes.
     """
 
-    __slots__ = ("_send", "started", "withheld")
+    __slots__ = ("_admitted", "_send", "started", "withheld")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, admitted: Admitted) -> None:
         self._send = send
+        self._admitted = admitted
         self.started = False
         self.withheld = False
 
@@ -111,5 +112,7 @@ class _Response:
                 let_go(error)
                 self.withheld = True
         if not self.withheld:
-            self.started = True
+            if not self.started:
+                self.started = True
+                self._admitted.answered()
             await self._send(message)

@@ -47,21 +47,28 @@ class OnProbeError(StrEnum):
 class Admitted:
     """A request that was let in; :meth:`leave` is owed once it is over."""
 
-    __slots__ = ("_epoch", "_gate", "_lost", "_route", "promise")
+    __slots__ = ("_answered", "_epoch", "_gate", "_lost", "_route", "promise")
 
     def __init__(self, gate: Gate, route: Route | None) -> None:
         self._gate: Gate | None = gate
         self._epoch = gate.epoch
         self._route = route
-        self._lost = False
+        self._lost = self._answered = False
         self.promise: Promise | None = None
 
     def lose(self) -> None:
         """The request ran out of memory."""
         self._lost = True
 
+    def answered(self) -> None:
+        """The request began its answer; however often this is said."""
+        if self._gate is not None and not self._answered:
+            self._answered = True
+            self._gate.answered(self._route)
+
     def leave(self) -> None:
         """The request is over; however often this is said."""
+        self.answered()
         gate, self._gate = self._gate, None
         if gate is None:
             return
@@ -188,6 +195,12 @@ class Gate:
                 self._shortage(ask, reason),
             )
         return admitted
+
+    def answered(self, route: Route | None) -> None:
+        """A request began its answer; use :meth:`Admitted.answered`, which says this once."""
+        if route is not None:
+            with self._lock:
+                self._admission.answers(route)
 
     def leave(self, route: Route | None, *, lost: bool) -> None:
         """A request is over; use :meth:`Admitted.leave`, which does this once."""

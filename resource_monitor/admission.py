@@ -28,16 +28,18 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-GAIN = 1.15
+GAIN = 1.12
 _TOLERATED = 1 - 1 / GAIN
-# What is delivered is counted over this many good results, but not less nor more than so many seconds. From idling on,
-# the first good result begins the count: what comes before says how long a request takes, not how many can be done.
+# What is delivered is counted until as many ended as were in flight when the count began, and over this many good
+# results, but not less nor more than so many seconds. From idling on, the first good result begins the count: what
+# comes before says how long a request takes, not how many can be done.
 _RESULTS, _SHORTEST, _LONGEST, _PATIENCE = 8, 0.25, 1.0, 5.0
 # How much a new count of what is delivered moves the average; one more than this share lost is a time of losses.
 _WEIGHT, _LOSSY = 0.3, 0.02
-# A paced class that lost nothing for so many counts is let go when the pace did not bind, or may speed up quickly.
+# A paced class that lost nothing for so many counts is let go when the pace did not bind, or may speed up quickly; and
+# very quickly until it first loses something, for what was delivered in the turmoil before says little.
 _CALM, _CALM_ENOUGH = 8, 2
-_FASTER, _SLIGHTLY_FASTER, _SLOWER = 1.25, 1.04, 0.8
+_PROBING, _FASTER, _SLIGHTLY_FASTER, _SLOWER = 1.5, 1.1, 1.04, 0.8
 # A class is windowed while it has no more than this many in flight, and paced from there on; never less than 1/s.
 _FEW = 10
 _SLOWEST = 1.0
@@ -46,9 +48,11 @@ _SLOWEST = 1.0
 # and up by one for each loss: at a few losses in a hundred it stays where it is.
 _DOWN_UNHURT, _DOWN, _UP = 1 / 10, 1 / 32, 1 / 16
 
-# A new class has so many in flight at first, and twice as many each time that so many seconds passed, or as many were
-# done, without memory growing unseen; beyond the last number it is not new any more.
-_COLD, _COLD_STEP, _WARM = 16, 0.01, 4096
+# Until it is known what a new class takes, a request is taken to need so many bytes, which says how many are in flight
+# at first, though never less than the second number. Four times as many may be when as many were answered without
+# memory growing unseen, twice as many when so many seconds passed without; beyond the last number the class is not new
+# any more, nor is one that lost a request to the guard or is known to take memory unseen.
+_COLD_COST, _COLD_LEAST, _COLD_STEP, _WARM = 12 << 20, 4, 0.5, 4096
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
 # What the guard let pass may show later, half of it within so many seconds.
@@ -127,10 +131,10 @@ class Route:
     """
 
     __slots__ = (
+        "_answered",
         "_begun",
         "_calm",
         "_cold",
-        "_cold_done",
         "_cold_since",
         "_delivered",
         "_filled",
@@ -141,6 +145,8 @@ class Route:
         "_lost",
         "_missed",
         "_most",
+        "_probing",
+        "_round",
         "_since",
         "_tokens",
         "floor",
@@ -161,12 +167,14 @@ class Route:
         self._since = 0.0
         self._begun = False
         self._good = self._lost = self._most = 0
-        self._held_back = False
+        self._held_back = self._probing = False
+        self._round = 0
         self._delivered: float | None = None
         self._calm = 0
         self._tokens = self._filled = 0.0
         self._grown, self._growths, self._missed = 0.0, 0, False
-        self._cold, self._cold_done, self._cold_since = _COLD, 0, -math.inf
+        self._cold = self._answered = 0
+        self._cold_since = 0.0
         if learned is not None:
             self.floor, self.unseen, self.rate, self.window, self._delivered = (
                 learned.floor,
@@ -229,7 +237,7 @@ class Admission:
             if route.unseen and now - route._since >= _PATIENCE:
                 route.unseen, route._since = _unless_little(route.unseen / 2), now  # nothing ends that would teach it
             return Reason.MEMORY
-        if route._cold < _WARM and not _warm_enough(route, now):
+        if not _warm_enough(route, left, now):
             return Reason.COLD_START
         if route.in_flight == 0:
             if route._good + route._lost == 0:
@@ -239,6 +247,10 @@ class Admission:
             return Reason.PACE
         self.starts(route)
         return None
+
+    def answers(self, route: Route) -> None:
+        """Note that a request of ``route`` began its answer, or is over: what it takes is mostly taken by then."""
+        route._answered += 1
 
     def ends(self, route: Route, now: float, *, lost: bool) -> None:
         """Note that a request of ``route`` is over; ``lost`` to memory, or done."""
@@ -256,13 +268,15 @@ class Admission:
                 route.floor = min(self.floor, route.floor + _UP * (self.floor - self.lowest))
         else:
             route._good += 1
-            route._cold_done += 1
             if not route._begun:
                 route._since, route._begun = now, True
         if route.window is not None:
             _slide(route, lost=lost)
         elapsed = now - route._since
-        enough = elapsed >= _SHORTEST if route._good >= _RESULTS else elapsed >= _LONGEST and route._good > 0
+        if route._good >= _RESULTS:
+            enough = elapsed >= _SHORTEST and route._good + route._lost >= route._round
+        else:
+            enough = elapsed >= _LONGEST and route._good > 0
         if enough or elapsed >= _PATIENCE:
             self._lower(route)
             _learn(route)
@@ -368,12 +382,17 @@ class Admission:
         return began
 
 
-def _warm_enough(route: Route, now: float) -> bool:
+def _warm_enough(route: Route, left: int, now: float) -> bool:
+    if route._cold >= _WARM or route.lost or route.unseen:
+        return True
+    if not route._cold:
+        route._cold = max(_COLD_LEAST, left // _COLD_COST)
     if route.in_flight == 0:
         route._cold_since = now
-    waited = route.in_flight >= route._cold // 2 and now - route._cold_since >= _COLD_STEP
-    if waited or route._cold_done >= route._cold:
-        route._cold, route._cold_done, route._cold_since = 2 * route._cold, 0, now
+    if route._answered >= route._cold:
+        route._cold, route._answered, route._cold_since = 4 * route._cold, 0, now
+    elif route.in_flight >= route._cold // 2 and now - route._cold_since >= _COLD_STEP:
+        route._cold, route._answered, route._cold_since = 2 * route._cold, 0, now
     return route.in_flight < route._cold
 
 
@@ -425,21 +444,31 @@ def _count(route: Route, now: float, elapsed: float) -> None:
     if route.window is not None:
         _adjust_window(route, now, pace)
     elif share > _TOLERATED + 0.05:
+        route._probing = route.rate is None
         if route.rate is None:
             route._tokens, route._filled = 0.0, now
         route.rate = pace if route.rate is None else max(pace, _SLOWER * route.rate)
         if route._most <= _FEW:
             route.rate, route.window = None, max(1.0, route._most * (1 - share))
     elif route.rate is not None:
+        route._probing = route._probing and share <= _LOSSY
         if route._held_back:
-            route.rate *= _FASTER if route._calm >= _CALM_ENOUGH else _SLIGHTLY_FASTER if share < _TOLERATED else 1.0
+            route.rate *= _faster(route, share)
         elif route._calm >= _CALM:
             route.rate = None
     route._calm += 1
     route._since = now
     route._good = route._lost = 0
-    route._most = route.in_flight
+    route._most = route._round = route.in_flight
     route._held_back = False
+
+
+def _faster(route: Route, share: float) -> float:
+    if route._probing:
+        return _PROBING
+    if route._calm >= _CALM_ENOUGH:
+        return _FASTER
+    return _SLIGHTLY_FASTER if share < _TOLERATED else 1.0
 
 
 def _adjust_window(route: Route, now: float, pace: float) -> None:

@@ -99,7 +99,7 @@ async def main(first: int, last: int, step: int) -> None:
     statistics = app.statistics()
     assert statistics.in_flight == 0
     refusals = guard.statistics().refusals
-    print(json.dumps([outcomes, refusals, statistics.lost, resident() - before]))
+    print(json.dumps([outcomes, refusals, statistics.wasted, resident() - before]))
 
 
 asyncio.run(main(*map(int, sys.argv[1:])))
