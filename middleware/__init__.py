@@ -1,17 +1,24 @@
 """The HTTP side: one line around an ASGI, WSGI or Flask app, and the surplus gets a 503 instead of everyone a kill."""
 
+from resource_monitor.admission import Pressure, Priority, Reason
 from resource_monitor.middleware.asgi import MemoryBackpressureMiddleware
+from resource_monitor.middleware.bodies import BodyTooLarge
 from resource_monitor.middleware.flask import MemoryBackpressure
 from resource_monitor.middleware.gate import DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT
-from resource_monitor.middleware.statistics import Statistics
+from resource_monitor.middleware.statistics import RouteStatistics, Statistics
 from resource_monitor.middleware.wsgi import WSGIMemoryBackpressureMiddleware
 
 __all__ = [
     "DEFAULT_EXEMPT",
     "DEFAULT_MIN_AVAILABLE",
+    "BodyTooLarge",
     "MemoryBackpressure",
     "MemoryBackpressureMiddleware",
+    "Pressure",
+    "Priority",
+    "Reason",
+    "RouteStatistics",
     "Statistics",
     "WSGIMemoryBackpressureMiddleware",
 ]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 
-from resource_monitor.admission import Admission, Reason, Route
+from resource_monitor.admission import Admission, Priority, Reason, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import ensure_installed, guarded_floor, passed, refusals, unsupported
 from resource_monitor.middleware.asking import Ask, Asking, PriorityOf, RequestCost
@@ -24,7 +24,7 @@ from resource_monitor.monitor import MemoryMonitor, default_monitor
 from resource_monitor.reservation import Ledger, Promise, ledger_of
 from resource_monitor.resource import Resource
 from resource_monitor.sampling import UNBOUNDED
-from resource_monitor.units import format_size, parse_amount
+from resource_monitor.units import format_size, parse_amount, parse_size
 
 logger = logging.getLogger("resource_monitor")
 
@@ -45,7 +45,7 @@ class OnProbeError(StrEnum):
 
 
 class Admitted:
-    """A request that was let in; :meth:`leave` is owed once it is over."""
+    """A request that was let in; :meth:`leave` is owed once it is over. ``promise`` is what is kept for it."""
 
     __slots__ = ("_answered", "_epoch", "_gate", "_lost", "_route", "promise")
 
@@ -55,6 +55,11 @@ class Admitted:
         self._route = route
         self._lost = self._answered = False
         self.promise: Promise | None = None
+
+    @property
+    def exempt(self) -> bool:
+        """Whether it was let in without being asked about."""
+        return self._route is None
 
     def lose(self) -> None:
         """The request ran out of memory."""
@@ -77,6 +82,12 @@ class Admitted:
         # of a request that was let in before a fork the child counts nothing
         if self._epoch == gate.epoch:
             gate.leave(self._route, lost=self._lost)
+
+
+def _seconds(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
+        raise ConfigurationError(f"{name}={value!r} is no time to wait; give seconds, from 0 to 3600.")
+    return float(value)
 
 
 class Gate:
@@ -102,6 +113,9 @@ class Gate:
         allocation_guard: bool | None = None,
         dry_run: bool = False,
         monitor: MemoryMonitor | None = None,
+        max_wait: float = 0.0,
+        max_body: int | str | None = None,
+        body_timeout: float = 5.0,
     ) -> None:
         try:
             self._amount = parse_amount(DEFAULT_MIN_AVAILABLE if min_available is None else min_available)
@@ -119,6 +133,12 @@ class Gate:
             raise ConfigurationError(
                 f"max_in_flight={max_in_flight!r} is no number of requests; give a whole number from 1, or None."
             )
+        self.max_wait = _seconds("max_wait", max_wait)
+        self.body_timeout = _seconds("body_timeout", body_timeout)
+        try:
+            self.max_body = None if max_body is None else parse_size(max_body)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"max_body: {error}") from None
         self._adaptive = min_available is None
         self._admit_blindly = on_probe_error == OnProbeError.ADMIT
         self._asking = Asking(request_cost, priority)
@@ -179,22 +199,54 @@ class Gate:
 
     def refuse(self, ask: Ask, reason: Reason) -> Admitted | None:
         """Count a refusal, and log the first of a time. In a dry run the request is admitted all the same."""
+        self.count_refusal(ask, reason)
+        if not self.dry_run:
+            return None
+        with self._lock:
+            route = self._routes.find(ask.method, ask.path)
+            admitted = Admitted(self, route)
+            self._admission.starts(route)
+            self._in_flight += 1
+        return admitted
+
+    def count_refusal(self, ask: Ask, reason: Reason) -> None:
+        """Count a refusal, of a request or of the rest of its body, and log the first of a time of shedding."""
         with self._lock:
             self._shed[reason] += 1
-            began = self._admission.refused(time.monotonic())
-            admitted = None
-            if self.dry_run:
-                route = self._routes.find(ask.method, ask.path)
-                admitted = Admitted(self, route)
-                self._admission.starts(route)
-                self._in_flight += 1
+            began = reason is not Reason.TOO_LARGE and self._admission.refused(time.monotonic())
         if began:  # the log may take its time
             logger.warning(
                 "%s %s; requests are answered 503 until there is room again.",
                 "Dry run, nothing is refused: Shedding:" if self.dry_run else "Shedding:",
                 self._shortage(ask, reason),
             )
-        return admitted
+
+    def has_room(self, admitted: Admitted, size: int, *, promised: bool) -> bool:
+        """Whether ``size`` bytes more may come for a request in flight, which may use what new ones may not. Of what is
+        ``promised`` to it already, promises to others take nothing away."""
+        ledger, own = self._ledger, admitted.promise
+        assert admitted._route is not None  # of exempt ones nobody asks
+        wanted = size + self._admission.floor_of(admitted._route, Priority.CRITICAL)
+
+        def enough(headroom: int) -> bool:
+            if not promised and ledger is not None:
+                headroom = ledger.left(headroom) + (own.size if own else 0)
+            return headroom >= wanted
+
+        try:
+            if enough(self._read()):
+                return True
+            assert self._connected is not None  # it was read a moment ago
+            return enough(self._connected.relieve())
+        except ProbeError as error:
+            return self._undecided(error)
+
+    def promise(self, admitted: Admitted, size: int) -> None:
+        """Promise ``size`` bytes to ``admitted`` from now on."""
+        if admitted.promise is not None:
+            admitted.promise.resize(size)
+        elif self._ledger is not None and size:
+            admitted.promise = self._ledger.make(size)
 
     def answered(self, route: Route | None) -> None:
         """A request began its answer; use :meth:`Admitted.answered`, which says this once."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 import traceback
 
 
-def lost_to_memory(error: BaseException | None, _behind: frozenset[int] = frozenset()) -> bool:
+def lost_to_memory(error: BaseException | None) -> bool:
     """Whether ``error`` is a ``MemoryError``, was raised from one, or is a group of nothing else."""
+    return caused_by(error, MemoryError)
+
+
+def caused_by(error: BaseException | None, kind: type[BaseException], _behind: frozenset[int] = frozenset()) -> bool:
+    """Whether ``error`` is of ``kind``, was raised from such an error, or is a group of nothing else."""
     # a group may be the cause of what it holds: Starlette raises the only error of one from the group itself
     if error is None or id(error) in _behind:
         return False
     behind = _behind | {id(error)}
     if isinstance(error, BaseExceptionGroup):
-        return all(lost_to_memory(inner, behind) for inner in error.exceptions)
-    return isinstance(error, MemoryError) or lost_to_memory(error.__cause__, behind)
+        return all(caused_by(inner, kind, behind) for inner in error.exceptions)
+    return isinstance(error, kind) or caused_by(error.__cause__, kind, behind)
 
 
 def let_go(error: BaseException) -> None:

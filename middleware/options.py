@@ -24,6 +24,15 @@ class Options(TypedDict, total=False):
     environ. It is promised to the request until its memory shows or it ends."""
     max_in_flight: int | None
     """At most so many requests at once; ``None`` (the default) sets no such cap."""
+    max_wait: float
+    """Seconds that a request waits for room before it is refused; 0 (the default) refuses at once. The first requests
+    of a new class are let in few at a time, and wait up to a quarter of a second for each other all the same."""
+    max_body: int | str | None
+    """The largest body that is taken, bytes or ``"10MiB"``; larger ones are answered 413, to exempt paths too. ``None``
+    (the default) sets no such limit."""
+    body_timeout: float
+    """Seconds for which the rest of a body may find no room before its request ends with 503. While there is none,
+    nothing is read, so that the client waits."""
     priority: PriorityOf | None
     """A callable that gives a :class:`Priority` for a scope or environ. Without one, all requests are ``DEFAULT``;
     nothing that a client sends is looked at."""

@@ -1,0 +1,136 @@
+"""The rules for bodies of requests, for ASGI and WSGI alike: what is promised for the rest of one, when its next piece
+may be read, and when it ends before its end. Sans-IO: the adapters read, and sleep between two questions.
+
+A body that announces its length is promised that at admission, and the promise shrinks as it comes: what has come shows
+in the readings. Of one that does not (chunked), as much again as has come is promised, for nobody knows when it ends.
+"""
+
+from __future__ import annotations
+
+import time
+
+from resource_monitor.admission import Reason
+from resource_monitor.errors import MemoryPressure, ResourceMonitorError
+from resource_monitor.middleware.asking import Ask
+from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.units import format_size
+
+POLL = 0.015
+"""Seconds between two questions for room."""
+
+# What servers read at once, so that the next piece may well be there already: uvicorn and gunicorn read 64 KiB.
+_PIECE = 1 << 16
+# A chunked body is never promised more than this many bytes ahead.
+_MOST_AHEAD = 16 << 20
+_HUGE = 1 << 62
+
+
+class BodyTooLarge(ResourceMonitorError):
+    """A body without announced length turned out larger than ``max_body``; the middlewares answer 413."""
+
+
+def content_length(value: bytes | str | None) -> int | None:
+    """The length that a ``Content-Length`` announces, bytes; ``None`` for what is no length (RFC 9110, section 8.6)."""
+    if not value or not value.isascii() or not value.isdigit():
+        return None
+    return min(int(value), _HUGE) if len(value) < 20 else _HUGE
+
+
+class Body:
+    """How much of one body came, and how much is to come; ``announced`` is ``None`` when that is unknown. Bytes."""
+
+    __slots__ = ("announced", "came", "ended")
+
+    def __init__(self, announced: int | None) -> None:
+        self.announced = announced
+        self.came = 0
+        self.ended = announced == 0
+
+    @property
+    def rest(self) -> int:
+        """What to promise for the rest."""
+        if self.ended:
+            return 0
+        if self.announced is None:
+            return min(max(self.came, _PIECE), _MOST_AHEAD)
+        return max(0, self.announced - self.came)
+
+    def exceeds(self, max_body: int | None) -> bool:
+        """Whether it is known to be larger than ``max_body``."""
+        return max_body is not None and max(self.came, self.announced or 0) > max_body
+
+
+class Intake:
+    """The body of an admitted request as it comes in: ask :meth:`may_read` before every piece and tell :meth:`came`
+    after it. Requests to exempt paths obey ``max_body`` alone, which is no matter of memory. A dry run counts, and
+    neither delays nor ends anything."""
+
+    __slots__ = ("_admitted", "_ask", "_asked", "_body", "_cost", "_counted", "_gate", "_waits_since")
+
+    def __init__(self, gate: Gate, ask: Ask, admitted: Admitted, body: Body) -> None:
+        self._gate = gate
+        self._ask = ask
+        self._admitted = admitted
+        self._body = body
+        # what is promised besides the body: the user's request_cost
+        self._cost = max(0, ask.need - body.rest)
+        self._waits_since: float | None = None
+        self._counted = False
+
+    def may_read(self) -> bool:
+        """Whether there is room for the next piece; False: ask again in :data:`POLL` seconds. Raises
+        :class:`MemoryPressure` when no room came for ``body_timeout`` seconds, :class:`BodyTooLarge` once it is."""
+        body, gate = self._body, self._gate
+        if body.exceeds(gate.max_body):
+            self._too_large()
+        if body.ended or self._admitted.exempt:
+            return True
+        size = _PIECE if body.announced is None else min(_PIECE, body.rest)
+        if gate.has_room(self._admitted, size, promised=body.announced is not None):
+            if self._waits_since is not None:
+                self._waits_since = None
+                self._promise(body.rest)
+            return True
+        if gate.dry_run:
+            if not self._counted:
+                self._counted = True
+                gate.count_refusal(self._ask, Reason.BODY)
+            return True
+        now = time.monotonic()
+        if self._waits_since is None:
+            self._waits_since = now
+            if body.announced is None:
+                # else several that wait would keep the room from each other that is there
+                self._promise(0)
+        if now - self._waits_since < gate.body_timeout:
+            return False
+        self._admitted.lose()
+        gate.count_refusal(self._ask, Reason.BODY)
+        raise MemoryPressure(
+            f"There was no room for the rest of the request's body, of which {format_size(body.came)} came, for "
+            f"{gate.body_timeout:g} s; try again later or raise body_timeout."
+        )
+
+    def came(self, size: int, *, more: bool) -> None:
+        """Note that ``size`` bytes came, and whether ``more`` may. Raises :class:`BodyTooLarge`."""
+        body = self._body
+        body.came += size
+        body.ended = not more
+        if body.exceeds(self._gate.max_body):
+            self._too_large()
+        if not self._admitted.exempt:
+            self._promise(body.rest)
+
+    def _promise(self, rest: int) -> None:
+        self._gate.promise(self._admitted, self._cost + rest)
+
+    def _too_large(self) -> None:
+        gate = self._gate
+        if not self._counted:
+            self._counted = True
+            gate.count_refusal(self._ask, Reason.TOO_LARGE)
+        if not gate.dry_run:
+            assert gate.max_body is not None
+            raise BodyTooLarge(
+                f"A request's body is larger than max_body={format_size(gate.max_body)!r}; send less or raise max_body."
+            )
