@@ -267,6 +267,11 @@ class Gate:
         with self._lock:
             self._admission.lagged(seconds, time.monotonic())
 
+    @property
+    def in_flight(self) -> int:
+        """How many requests were let in and are not over."""
+        return self._in_flight
+
     def statistics(self) -> Statistics:
         """The counts of this moment."""
         monitor, ledger = self._connected, self._ledger
