@@ -1,25 +1,41 @@
-"""The ASGI adapter: pure ASGI, for Starlette, FastAPI and every other ASGI app."""
+"""The ASGI adapter: pure ASGI, for Starlette, FastAPI and every other ASGI app.
+
+Owns the answer; ``asgi_waiting`` owns the waiting before it, ``asgi_body`` the receiving of the body, ``lag`` how late
+the event loop comes.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
-from typing import Any, Unpack
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Unpack
 
+from resource_monitor.admission import Reason
+from resource_monitor.middleware.asgi_body import BodyReceive, Message, Receive, body_of, drain
+from resource_monitor.middleware.asgi_loops import running_loop
+from resource_monitor.middleware.asgi_waiting import Room, WatchedReceive, wait_by_polling
+from resource_monitor.middleware.asking import Ask
+from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
 from resource_monitor.middleware.gate import Admitted, Gate
-from resource_monitor.middleware.losses import let_go, lost_to_memory
+from resource_monitor.middleware.lag import Heartbeat
+from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
+from resource_monitor.middleware.responses import TOO_LARGE, Problem
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import as_app
+from resource_monitor.middleware.waiting import patience
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
+Scope = Message
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # RFC 6455's registry: 1013, "Try Again Later".
 _TRY_AGAIN_LATER = 1013
+# What frameworks answer for an error while they handle it; FastAPI answers 400 for any that a body being read gives.
+_FOR_ERRORS = (500, 400)
+# A body of fewer bytes is there as soon as the request is, or comes in one message (uvicorn reads 64 KiB ahead).
+_READ_AHEAD = 1 << 16
 
 
 class MemoryBackpressureMiddleware:
@@ -34,85 +50,141 @@ class MemoryBackpressureMiddleware:
     def __init__(self, app: ASGIApp, **options: Unpack[Options]) -> None:
         self.app = app
         self._gate = Gate(**options)
+        self._here: _Here | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        gate, body = self._gate, body_of(scope)
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        gate = self._gate
-        ask = gate.ask(scope, method, scope["path"], scope.get("root_path", ""))
-        answer = gate.attempt(ask)
-        admitted = answer if isinstance(answer, Admitted) else gate.refuse(ask, answer)
-        if admitted is None:
-            await self._refuse(scope, send)
+        ask = gate.ask(scope, method, scope["path"], scope.get("root_path", ""), body.rest if body else 0)
+        if body is not None and body.exceeds(gate.max_body) and not gate.dry_run:
+            gate.count_refusal(ask, Reason.TOO_LARGE)
+            await _refuse(TOO_LARGE, body, scope, receive, send)
             return
+
+        here = self._where()
+        answer: Admitted | Reason | None = here.room.attempt(ask) if here else gate.attempt(ask)
+        if isinstance(answer, Reason) and patience(answer, gate.max_wait) and not gate.dry_run:
+            # a larger body is not read ahead of the app, so that this client's going away is seen by the app
+            watched = None if body is not None and body.rest >= _READ_AHEAD else WatchedReceive(receive)
+            receive = receive if watched is None else watched.receive
+            answer = await (here.room.wait(ask, answer, watched) if here else wait_by_polling(gate, ask, answer))
+            if answer is None:
+                return
+        admitted = gate.refuse(ask, answer) if isinstance(answer, Reason) else answer
+        if admitted is None:
+            await _refuse(gate.refusal, body, scope, receive, send)
+            return
+
+        if here:
+            here.heartbeat.begin()
         try:
-            lost = await self._lost(admitted, scope, receive, send)
+            problem = await self._run(ask, admitted, body, scope, receive, send)
         finally:
             admitted.leave()
-        if lost:
-            await self._refuse(scope, send)
+            if here:
+                here.heartbeat.end()
+                here.room.left()
+        if problem is not None:
+            await _refuse(problem, body, scope, receive, send)
 
     def statistics(self) -> Statistics:
         """What this middleware did so far."""
         return self._gate.statistics()
 
-    async def _lost(self, admitted: Admitted, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Run the app; whether it ran out of memory and has not answered."""
-        response = _Response(send, admitted)
+    def _where(self) -> _Here | None:
+        """What lives on the running event loop, ``None`` under trio."""
+        loop, here = running_loop(), self._here
+        if loop is None:
+            return None
+        if here is None or here.loop is not loop:
+            here = self._here = _Here(self._gate, loop)
+        return here
+
+    async def _run(
+        self, ask: Ask, admitted: Admitted, body: Body | None, scope: Scope, receive: Receive, send: Send
+    ) -> Problem | None:
+        """Run the app; what to answer for it when it ended early and has not answered."""
+        response = _Response(send, admitted, self._gate.refusal)
         try:
+            if body is not None and not (admitted.exempt and self._gate.max_body is None):
+                receive = BodyReceive(receive, Intake(self._gate, ask, admitted, body)).receive
             app = self.app(scope, receive, response.send)
             await (as_app(app) if isinstance(app, Coroutine) else app)
-            if response.withheld:
-                admitted.lose()
-            return response.withheld
         except BaseException as error:
-            if not lost_to_memory(error):
+            problem = response.problem_of(error)
+            if problem is None:
                 raise
             # the next admission must find the memory free
             let_go(error)
-            admitted.lose()
             if response.started:
                 raise
-            return True
+            return problem
+        return response.withheld
 
-    async def _refuse(self, scope: Scope, send: Send) -> None:
-        refusal = self._gate.refusal
-        if scope["type"] == "http":
-            await send(refusal.asgi_start("http.response.start"))
-            await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else refusal.body})
-        elif "websocket.http.response" in (scope.get("extensions") or ()):
-            await send(refusal.asgi_start("websocket.http.response.start"))
-            await send({"type": "websocket.http.response.body", "body": refusal.body})
-        else:
-            await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+
+class _Here:
+    """What belongs to one event loop."""
+
+    __slots__ = ("heartbeat", "loop", "room")
+
+    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.room = Room(gate, loop)
+        self.heartbeat = Heartbeat(gate, loop)
 
 
 class _Response:
-    """The app's ``send``: knows whether the response started, and withholds a framework's 500 for a ``MemoryError``.
+    """The app's ``send``: knows whether the response started, and withholds a framework's answer for an error that ends
+    the request early.
 
     Frameworks send their error page while they handle the error (Starlette's ``ServerErrorMiddleware`` does), so that
     the error is the one being handled when the message comes.
     """
 
-    __slots__ = ("_admitted", "_send", "started", "withheld")
+    __slots__ = ("_admitted", "_refusal", "_send", "started", "withheld")
 
-    def __init__(self, send: Send, admitted: Admitted) -> None:
+    def __init__(self, send: Send, admitted: Admitted, refusal: Problem) -> None:
         self._send = send
         self._admitted = admitted
+        self._refusal = refusal
         self.started = False
-        self.withheld = False
+        self.withheld: Problem | None = None
 
     async def send(self, message: Message) -> None:
-        if not self.started and not self.withheld and message.get("status") == 500:
+        if not self.started and self.withheld is None and message.get("status") in _FOR_ERRORS:
             error = sys.exception()
-            if lost_to_memory(error):
+            self.withheld = self.problem_of(error)
+            if self.withheld is not None:
                 assert error is not None
                 let_go(error)
-                self.withheld = True
-        if not self.withheld:
+        if self.withheld is None:
             if not self.started:
                 self.started = True
                 self._admitted.answered()
             await self._send(message)
+
+    def problem_of(self, error: BaseException | None) -> Problem | None:
+        """What to answer for ``error``; ``None`` for the app's own ones. Notes the loss to memory."""
+        if lost_to_memory(error):
+            self._admitted.lose()
+            return self._refusal
+        return TOO_LARGE if caused_by(error, BodyTooLarge) else None
+
+
+async def _refuse(problem: Problem, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await send(problem.asgi_start("http.response.start"))
+        message = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else problem.body}
+        if body is not None and not body.ended:
+            await send({**message, "more_body": True})
+            await drain(receive)
+            message["body"] = b""
+        await send(message)
+    elif "websocket.http.response" in (scope.get("extensions") or ()):
+        await send(problem.asgi_start("websocket.http.response.start"))
+        await send({"type": "websocket.http.response.body", "body": problem.body})
+    else:
+        await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})

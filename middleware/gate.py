@@ -242,7 +242,9 @@ class Gate:
             return self._undecided(error)
 
     def promise(self, admitted: Admitted, size: int) -> None:
-        """Promise ``size`` bytes to ``admitted`` from now on."""
+        """Promise ``size`` bytes to ``admitted`` from now on, unless it is over."""
+        if admitted._gate is None:
+            return
         if admitted.promise is not None:
             admitted.promise.resize(size)
         elif self._ledger is not None and size:
@@ -271,6 +273,11 @@ class Gate:
     def in_flight(self) -> int:
         """How many requests were let in and are not over."""
         return self._in_flight
+
+    def waits(self, change: int) -> None:
+        """So many more requests wait."""
+        with self._lock:
+            self.waiting += change
 
     def statistics(self) -> Statistics:
         """The counts of this moment."""

@@ -1,0 +1,69 @@
+"""Bodies of ASGI requests: which requests have one, the app's ``receive`` for it, and the rest of a refused one.
+
+The rules are those of ``bodies``. WebSocket messages are not delayed: frameworks read them one by one anyway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from resource_monitor.middleware.asgi_loops import at_most, sleep
+from resource_monitor.middleware.bodies import POLL, Body, Intake, content_length
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+
+# A client that still sends gets a reset in place of the answer when the server closes on unread data (hypercorn does,
+# and uvicorn when the connection ends with the answer), so the rest of a refused body is read and dropped: so many
+# bytes of it, for so many seconds.
+_DRAIN_LIMIT, _DRAIN_SECONDS = 16 << 20, 5.0
+# From HTTP/2 on a body may come without either header.
+_UPLOADS = frozenset({"POST", "PUT", "PATCH"})
+
+
+def body_of(scope: MutableMapping[str, Any]) -> Body | None:
+    """The body that a request announces, ``None`` for one without."""
+    if scope["type"] != "http":
+        return None
+    length: bytes | None = None
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding":
+            return Body(None)
+        if name == b"content-length":
+            length = value
+    if length is None:
+        framed = scope.get("http_version", "1.1").startswith("1")
+        return None if framed or scope["method"] not in _UPLOADS else Body(None)
+    announced = content_length(length)
+    return None if announced == 0 else Body(announced)
+
+
+class BodyReceive:
+    """The ``receive`` of an app that gets a body: waits, and with it the client does, while there is no room."""
+
+    __slots__ = ("_intake", "_receive")
+
+    def __init__(self, receive: Receive, intake: Intake) -> None:
+        self._receive = receive
+        self._intake = intake
+
+    async def receive(self) -> Message:
+        """The server's next message. Raises what :class:`Intake` does."""
+        while not self._intake.may_read():
+            await sleep(POLL)
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._intake.came(len(message.get("body", b"")), more=message.get("more_body", False))
+        return message
+
+
+async def drain(receive: Receive) -> None:
+    """Read the rest of a body, within bounds, and drop it."""
+    left = _DRAIN_LIMIT
+    async with at_most(_DRAIN_SECONDS):
+        while left > 0:
+            message = await receive()
+            if message["type"] != "http.request" or not message.get("more_body", False):
+                return
+            left -= len(message.get("body", b""))

@@ -1,0 +1,46 @@
+"""How late the event loop comes: while requests are in flight it is asked every 50 ms to come at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from resource_monitor.middleware.gate import Gate
+
+_INTERVAL = 0.05
+
+
+class Heartbeat:
+    """Tells ``gate`` how late ``loop`` comes, between the first :meth:`begin` and the last :meth:`end`. Lives on that
+    loop; nothing of it is left there once nothing is in flight."""
+
+    __slots__ = ("_due", "_gate", "_in_flight", "_loop", "_timer")
+
+    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
+        self._gate = gate
+        self._loop = loop
+        self._in_flight = 0
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """A request is in flight."""
+        self._in_flight += 1
+        if self._timer is None:
+            self._arm()
+
+    def end(self) -> None:
+        """It is over."""
+        self._in_flight -= 1
+        if not self._in_flight and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self) -> None:
+        # not the loop's own clock: uvloop's stands still while a step takes long
+        self._due = time.monotonic() + _INTERVAL
+        self._timer = self._loop.call_later(_INTERVAL, self._beat)
+
+    def _beat(self) -> None:
+        self._gate.lagged(max(0.0, time.monotonic() - self._due))
+        self._arm()
