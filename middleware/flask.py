@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Unpack
 
 from resource_monitor.errors import ConfigurationError
+from resource_monitor.middleware.bodies import BodyTooLarge
 from resource_monitor.middleware.losses import let_go
 from resource_monitor.middleware.options import Options
-from resource_monitor.middleware.responses import Refusal
+from resource_monitor.middleware.responses import TOO_LARGE, Problem
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.wsgi import ADMITTED, WSGIMemoryBackpressureMiddleware
 
@@ -38,8 +39,11 @@ class MemoryBackpressure:
         app.wsgi_app = middleware  # type: ignore[method-assign]
         app.extensions[_NAME] = middleware
         # else Flask would answer 500 and log a traceback; a handler of the user's own goes before, early or late
-        if MemoryError not in app.error_handler_spec[None][None]:
+        handlers = app.error_handler_spec[None][None]
+        if MemoryError not in handlers:
             app.register_error_handler(MemoryError, lambda error: _refuse(app, middleware.gate.refusal, error))
+        if BodyTooLarge not in handlers:
+            app.register_error_handler(BodyTooLarge, lambda error: _answer(app, TOO_LARGE, error))
 
     @staticmethod
     def statistics(app: Flask) -> Statistics:
@@ -48,9 +52,13 @@ class MemoryBackpressure:
         return middleware.statistics()
 
 
-def _refuse(app: Flask, refusal: Refusal, error: Exception) -> Response:
+def _refuse(app: Flask, refusal: Problem, error: Exception) -> Response:
     from flask import request
 
-    let_go(error)
     request.environ[ADMITTED].lose()
-    return app.response_class(refusal.body, status=refusal.wsgi_status, headers=refusal.wsgi_headers())
+    return _answer(app, refusal, error)
+
+
+def _answer(app: Flask, problem: Problem, error: Exception) -> Response:
+    let_go(error)
+    return app.response_class(problem.body, status=problem.wsgi_status, headers=problem.wsgi_headers())

@@ -1,18 +1,26 @@
-"""The WSGI adapter: for Flask, Django and every other WSGI app (PEP 3333)."""
+"""The WSGI adapter: for Flask, Django and every other WSGI app (PEP 3333).
+
+Owns the answer; ``wsgi_waiting`` owns the waiting before it, ``wsgi_input`` the reading of the body.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, Unpack
 
+from resource_monitor.admission import Reason
 from resource_monitor.guard import thread_refusals
+from resource_monitor.middleware.asking import Ask
+from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
 from resource_monitor.middleware.gate import Admitted, Gate
-from resource_monitor.middleware.losses import let_go, lost_to_memory
+from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
+from resource_monitor.middleware.responses import TOO_LARGE, Problem
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import app_runs
+from resource_monitor.middleware.wsgi_input import Input, Readable, body_of, linger
+from resource_monitor.middleware.wsgi_waiting import WaitingThreads
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -22,12 +30,7 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 _REPLACING = (MemoryError, MemoryError(), None)
 
 ADMITTED = "resource_monitor.admitted"
-"""The key in ``environ`` of what :meth:`Gate.enter` gave, for adapters that learn of a loss before this one does."""
-
-# A client that still sends gets a reset in place of the answer when the server closes on unread data, so a refused body
-# is read up to this many bytes, in pieces, and dropped.
-_DRAIN_LIMIT = 1 << 20
-_DRAIN_PIECE = 1 << 16
+"""The key in ``environ`` of what :meth:`Gate.attempt` gave, for adapters that learn of a loss before this one does."""
 
 
 class WSGIMemoryBackpressureMiddleware:
@@ -42,130 +45,220 @@ class WSGIMemoryBackpressureMiddleware:
     def __init__(self, app: WSGIApp, **options: Unpack[Options]) -> None:
         self.app = app
         self.gate = Gate(**options)
+        self._threads = WaitingThreads(self.gate)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        gate = self.gate
+        gate, body = self.gate, body_of(environ)
         method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
-        ask = gate.ask(environ, method, path, environ.get("SCRIPT_NAME", ""))
-        answer = gate.attempt(ask)
+        ask = gate.ask(environ, method, path, environ.get("SCRIPT_NAME", ""), body.rest)
+        if body.exceeds(gate.max_body) and not gate.dry_run:
+            gate.count_refusal(ask, Reason.TOO_LARGE)
+            return _refused(TOO_LARGE, body, environ, start_response)
+        answer = self._threads.enter(ask)
         admitted = answer if isinstance(answer, Admitted) else gate.refuse(ask, answer)
         if admitted is None:
-            return _refuse(gate, environ, start_response)
-        environ[ADMITTED] = admitted
-        response = _Response(gate, admitted, environ, start_response)
+            return _refused(gate.refusal, body, environ, start_response)
         try:
-            response.begin(self.app)
+            response = _Response(self, ask, admitted, body, environ, start_response)
+            return response.begin(self.app)
         except BaseException:
-            admitted.leave()
+            self.left(admitted)
             raise
-        return response
 
     def statistics(self) -> Statistics:
         """What this middleware did so far."""
         return self.gate.statistics()
 
+    def left(self, admitted: Admitted) -> None:
+        """The request is over; however often this is said."""
+        admitted.leave()
+        self._threads.serve()
+
 
 class _Response:
     """The app's response; lets go of the request when the server closes it, once however often that is.
 
-    As long as the server was given nothing of the body, the refusal takes the place of a ``MemoryError``, and of a
-    framework's 500 for one: frameworks answer after they handled the error, so what tells is that an allocation was
-    refused on this thread since the request began.
+    As long as the server was given nothing of the body, a refusal takes the place of a ``MemoryError`` and of a body
+    that was cut, and of a framework's 500 for them: frameworks answer after they handled the error, so what tells is
+    that an allocation was refused on this thread since the request began, or that its body was cut.
     """
 
-    def __init__(self, gate: Gate, admitted: Admitted, environ: Environ, start_response: StartResponse) -> None:
-        self._gate = gate
+    def __init__(
+        self,
+        middleware: WSGIMemoryBackpressureMiddleware,
+        ask: Ask,
+        admitted: Admitted,
+        body: Body,
+        environ: Environ,
+        start_response: StartResponse,
+    ) -> None:
+        self._middleware = middleware
         self._admitted = admitted
         self._environ = environ
         self._start_response = start_response
         self._refusals = thread_refusals()
-        self._body: Iterable[bytes] = ()
-        self._closed = self._began = self._given = self._withheld = False
+        self._pieces: Iterable[bytes] = ()
+        self._close: Callable[[], object] | None = None
+        self._closed = self._began = self._given = False
+        self._problem: Problem | None = None
+        self._input: Input | None = None
+        environ[ADMITTED] = admitted
+        if not body.ended and "wsgi.input" in environ:
+            intake = Intake(middleware.gate, ask, admitted, body)
+            self._input = environ["wsgi.input"] = Input(environ["wsgi.input"], body.announced, intake)
 
-    def begin(self, app: WSGIApp) -> None:
-        """Call ``app``."""
+    def begin(self, app: WSGIApp) -> Iterable[bytes]:
+        """Call ``app``; the iterable for the server."""
         try:
             with app_runs():
-                self._body = app(self._environ, self._start)
+                self._pieces = app(self._environ, self._start)
+            self._close = getattr(self._pieces, "close", None)
         except BaseException as error:
             if not self._withhold(error):
                 raise
+        if self._problem is None:
+            wrapper = self._environ.get("wsgi.file_wrapper")
+            if isinstance(wrapper, type) and isinstance(self._pieces, wrapper) and self._hand_over(self._pieces):
+                return self._pieces
+            if isinstance(self._pieces, Sized):
+                return _SizedResponse(self, self._pieces)
+        return self
 
     def close(self) -> None:
         if self._closed:
             return
         self._closed = True
+        close, self._close, self._pieces = self._close, None, ()  # a file that was handed over refers to us
         try:
-            close = getattr(self._body, "close", None)
             if close is not None:
                 close()
         finally:
-            self._admitted.leave()
+            self._middleware.left(self._admitted)
+            if self._input is not None and (self._problem or self._input.cut):
+                self._input.linger()
+
+    def __iter__(self) -> Iterator[bytes]:
+        try:
+            pieces = iter(self._pieces)
+            while self._problem is None:
+                with app_runs():
+                    piece = next(pieces, None)
+                if piece is None or self._problem is not None:
+                    break
+                if piece and not self._given:
+                    self._give()
+                yield piece
+        except BaseException as error:
+            if not self._withhold(error):
+                raise
+        if self._problem is not None:
+            yield from _answer(self._problem, self._environ, self._start_response, replacing=self._began)
 
     def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         if status.startswith("500") and not self._given:
             error = exc_info[1] if exc_info else sys.exception()
-            if lost_to_memory(error) or thread_refusals() != self._refusals:
-                self._note_loss(error)
+            problem = self._problem_of(error) or self._behind_a_500()
+            if problem is not None:
+                self._lose(problem, error)
                 return _discard
         self._began = True
         write: Callable[[bytes], object] = self._start_response(status, headers, *([exc_info] if exc_info else []))
 
         def written(data: bytes) -> object:
-            self._given = True
+            self._give()
             return write(data)
 
         return written
 
-    def __iter__(self) -> Iterator[bytes]:
+    def _give(self) -> None:
+        self._given = True
+        self._admitted.answered()
+
+    def _hand_over(self, file: Any) -> bool:
+        """Whether the server gets its own file wrapper back, which it may send without reading it; with the wrapper's
+        ``close()``, which is called once by whoever sends it, the request ends."""
         try:
-            chunks = iter(self._body)
-            while not self._withheld:
-                with app_runs():
-                    chunk = next(chunks, None)
-                if chunk is None or self._withheld:
-                    break
-                self._given = self._given or bool(chunk)
-                yield chunk
-        except BaseException as error:
-            if not self._withhold(error):
-                raise
-        if self._withheld:
-            yield from _refuse(self._gate, self._environ, self._start_response, replacing=self._began)
+            file.close = self.close
+        except (AttributeError, TypeError):  # a type written in C
+            return False
+        self._give()
+        return True
+
+    def _problem_of(self, error: BaseException | None) -> Problem | None:
+        if caused_by(error, BodyTooLarge):
+            return TOO_LARGE
+        return self._middleware.gate.refusal if lost_to_memory(error) else None
+
+    def _behind_a_500(self) -> Problem | None:
+        if self._input is not None and self._input.cut is BodyTooLarge:
+            return TOO_LARGE
+        if (self._input is not None and self._input.cut) or thread_refusals() != self._refusals:
+            return self._middleware.gate.refusal
+        return None
 
     def _withhold(self, error: BaseException) -> bool:
-        """Whether the refusal takes the place of what the app raised."""
-        if not lost_to_memory(error):
+        """Whether a refusal takes the place of what the app raised."""
+        problem = self._problem_of(error)
+        if problem is None:
             return False
-        self._note_loss(error)
+        self._lose(problem, error)
         return not self._given
 
-    def _note_loss(self, error: BaseException | None) -> None:
-        self._withheld = True
+    def _lose(self, problem: Problem, error: BaseException | None) -> None:
+        self._problem = problem
         if error is not None:
             let_go(error)
-        self._admitted.lose()
+        if problem is not TOO_LARGE:
+            self._admitted.lose()
 
 
-def _refuse(gate: Gate, environ: Environ, start_response: StartResponse, *, replacing: bool = False) -> Iterable[bytes]:
-    _drain(environ)
-    refusal = gate.refusal
-    start_response(refusal.wsgi_status, refusal.wsgi_headers(), *([_REPLACING] if replacing else []))
-    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [refusal.body]
+class _SizedResponse:
+    """A response of known length, from which servers conclude that of a body in one piece (PEP 3333)."""
+
+    def __init__(self, response: _Response, pieces: Sized) -> None:
+        self._response = response
+        self._pieces = pieces
+        self.close = response.close
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._response)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+
+class _Lingering:
+    """The answer to a request whose ``body`` is read and dropped once the answer is sent."""
+
+    def __init__(self, pieces: list[bytes], body: Readable, announced: int | None) -> None:
+        self._pieces = pieces
+        self._body = body
+        self._announced = announced
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._pieces)
+
+    def close(self) -> None:
+        linger(self._body, self._announced)
+
+
+def _refused(problem: Problem, body: Body, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    unread = environ.get("wsgi.input")
+    if unread is None or body.ended:
+        return _answer(problem, environ, start_response)
+    if "HTTP_EXPECT" in environ:
+        # reading makes some servers send a 100 (Continue), which must not come behind the answer
+        linger(unread, body.announced)
+        return _answer(problem, environ, start_response)
+    return _Lingering(_answer(problem, environ, start_response), unread, body.announced)
+
+
+def _answer(
+    problem: Problem, environ: Environ, start_response: StartResponse, *, replacing: bool = False
+) -> list[bytes]:
+    start_response(problem.wsgi_status, problem.wsgi_headers(), *([_REPLACING] if replacing else []))
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [problem.body]
 
 
 def _discard(data: bytes) -> None:
     """The write() of an error page that nobody will see."""
-
-
-def _drain(environ: Environ) -> None:
-    """Read what the client announced or still sends, within bounds; a client that stopped is not waited for."""
-    body = environ.get("wsgi.input")
-    if body is None:
-        return
-    chunked = "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower()
-    announced = environ.get("CONTENT_LENGTH") or ""
-    left = _DRAIN_LIMIT if chunked else min(_DRAIN_LIMIT, int(announced) if announced.isdecimal() else 0)
-    with suppress(OSError):
-        while left > 0 and (piece := body.read(min(left, _DRAIN_PIECE))):
-            left -= len(piece)

@@ -1,0 +1,117 @@
+"""The request's body as the app of a WSGI server reads it: in small pieces, and each only when there is room for it.
+
+Owns the reading, which is as the server's own, and what becomes of a body that nobody reads; ``bodies`` says when there
+is room, and when a body ends before its end.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from resource_monitor.errors import MemoryPressure
+from resource_monitor.middleware.bodies import POLL, Body, BodyTooLarge, content_length
+
+# Read at a time, bytes: what a thread holds of a body that nobody has made room for.
+PIECE = 1 << 16
+# A client that still sends gets a reset in place of the answer when the server closes on unread data (RFC 9112, section
+# 9.6), so what is left of a refused body is read and dropped, as far as these go: bytes, and seconds.
+_LINGER_BYTES, _LINGER_SECONDS = 64 << 20, 5.0
+
+
+class Readable(Protocol):
+    """What PEP 3333 promises of ``wsgi.input`` and is needed here."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+    def readline(self, size: int, /) -> bytes: ...
+
+
+class Intake(Protocol):
+    """Who is asked before each piece, and told after it: :class:`~resource_monitor.middleware.bodies.Intake`."""
+
+    def may_read(self) -> bool: ...
+
+    def came(self, size: int, *, more: bool) -> None: ...
+
+
+def body_of(environ: Mapping[str, Any]) -> Body:
+    """What is known of the body of a request before it is read; one that is not announced is none."""
+    if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
+        return Body(None)
+    return Body(content_length(environ.get("CONTENT_LENGTH")) or 0)
+
+
+class Input(io.IOBase):
+    """``wsgi.input`` for a request with a body, read as the server's own, ``body``, and with its short reads.
+
+    No more than ``announced`` bytes are read, unless that is ``None``: what follows is the connection's next request.
+    Reading raises what ``intake`` does; ``cut`` is the kind of that, or ``None``, and after it nothing more is read.
+    """
+
+    def __init__(self, body: Readable, announced: int | None, intake: Intake) -> None:
+        self._body = body
+        self._left = sys.maxsize if announced is None else announced
+        self._intake = intake
+        self.cut: type[MemoryPressure] | type[BodyTooLarge] | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self._gather(self._body.read, sys.maxsize, lambda piece, most: False)
+        return self._gather(self._body.read, size, lambda piece, most: len(piece) < most)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        wanted = sys.maxsize if size is None or size < 0 else size
+        return self._gather(self._body.readline, wanted, lambda piece, most: piece.endswith(b"\n"))
+
+    def linger(self) -> None:
+        """Read what is left and drop it, within bounds."""
+        linger(self._body, self._left)
+
+    def _gather(self, read: Callable[[int], bytes], wanted: int, ends: Callable[[bytes, int], bool]) -> bytes:
+        """Piece after piece until ``wanted`` bytes are there, the body is over, or a piece ends it."""
+        most = min(wanted, PIECE)
+        piece = self._piece(read, most)
+        if not piece or len(piece) == wanted or ends(piece, most):
+            return piece
+        whole = io.BytesIO()  # grows and is handed out without a copy
+        while piece:
+            whole.write(piece)
+            most = min(wanted - whole.tell(), PIECE)
+            if most == 0 or ends(piece, most):
+                break
+            piece = self._piece(read, most)
+        return whole.getvalue()
+
+    def _piece(self, read: Callable[[int], bytes], wanted: int) -> bytes:
+        most = min(wanted, self._left, PIECE)
+        if most == 0:
+            return b""
+        if self.cut is not None:
+            raise self.cut("The rest of the request's body was refused, so no more of it can be read.")
+        try:
+            while not self._intake.may_read():
+                time.sleep(POLL)
+            piece = read(most)
+            self._left -= len(piece)
+            self._intake.came(len(piece), more=bool(piece) and self._left > 0)
+        except (MemoryPressure, BodyTooLarge) as error:
+            self.cut = type(error)
+            raise
+        return piece
+
+
+def linger(body: Readable, announced: int | None) -> None:
+    """Read a refused body and drop it, within bounds; a client that stopped is not waited for."""
+    left = _LINGER_BYTES if announced is None else min(announced, _LINGER_BYTES)
+    ends = time.monotonic() + _LINGER_SECONDS
+    with suppress(Exception):  # each server has its own way to say that the client broke off, and it matters to nobody
+        while left > 0 and (piece := body.read(min(left, PIECE))) and time.monotonic() < ends:
+            left -= len(piece)
