@@ -48,17 +48,17 @@ _SLOWEST = 1.0
 # and up by one for each loss: at a few losses in a hundred it stays where it is.
 _DOWN_UNHURT, _DOWN, _UP = 1 / 10, 1 / 32, 1 / 16
 
-# Until it is known what a new class takes, a request is taken to need so many bytes, which says how many are in flight
-# at first, though never less than the second number. Four times as many may be when as many were answered without
-# memory growing unseen, twice as many when so many seconds passed without; beyond the last number the class is not new
-# any more, nor is one that lost a request to the guard or is known to take memory unseen.
+# Until it is known what a new class takes, a request is taken to need so many bytes, which says how many may be
+# unanswered at first, though never less than the second number. Four times as many may be when as many were answered
+# without memory growing unseen, twice as many when so many seconds passed without. Beyond the last number the class is
+# not new any more, nor is it when it lost a request to the guard, or as many were answered while memory grew unseen.
 _COLD_COST, _COLD_LEAST, _COLD_STEP, _WARM = 12 << 20, 4, 0.5, 4096
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
 # What the guard let pass may show later, half of it within so many seconds.
 _NOISE, _LEAST, _SHOWS_WITHIN = 1 << 20, 1 << 17, 0.25
-# What a class is known to take unseen fades by this much a count, so that it is learned anew, and a near miss, when a
-# reading finds less than half of the floor, says that it is more.
+# What a class was seen to take unseen at the most fades by this much a count, so that it is learned anew, and a near
+# miss, when a reading finds less than half of the floor, says that it is more.
 _FADES, _NEAR_MISS = 0.98, 1.3
 
 # The event loop lags when it came late by more than this many seconds at every beat for so long; then the work in
@@ -139,7 +139,6 @@ class Route:
         "_delivered",
         "_filled",
         "_good",
-        "_grown",
         "_growths",
         "_held_back",
         "_lost",
@@ -148,7 +147,9 @@ class Route:
         "_probing",
         "_round",
         "_since",
+        "_taken",
         "_tokens",
+        "_unanswered",
         "floor",
         "in_flight",
         "lost",
@@ -172,8 +173,8 @@ class Route:
         self._delivered: float | None = None
         self._calm = 0
         self._tokens = self._filled = 0.0
-        self._grown, self._growths, self._missed = 0.0, 0, False
-        self._cold = self._answered = 0
+        self._taken, self._growths, self._missed = 0.0, 0, False
+        self._cold = self._answered = self._unanswered = 0
         self._cold_since = 0.0
         if learned is not None:
             self.floor, self.unseen, self.rate, self.window, self._delivered = (
@@ -209,7 +210,7 @@ class Admission:
         self._last_refusal = self._scarce_since = -math.inf
         self._busy: set[Route] = set()
         self._reading: tuple[int, int, float] | None = None
-        self._to_show = self._shown = self._freed = 0.0
+        self._to_show = 0.0
         self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
 
     # --- may it start? ---
@@ -250,6 +251,7 @@ class Admission:
 
     def answers(self, route: Route) -> None:
         """Note that a request of ``route`` began its answer, or is over: what it takes is mostly taken by then."""
+        route._unanswered -= 1
         route._answered += 1
 
     def ends(self, route: Route, now: float, *, lost: bool) -> None:
@@ -259,8 +261,7 @@ class Admission:
         route.in_flight -= 1
         if route.in_flight == 0:
             self._busy.discard(route)
-        self._shown = max(0.0, self._shown - route.unseen) if self._busy else 0.0
-        self._freed += route.unseen
+            route._taken = 0.0
         if lost:
             route.lost += 1
             route._lost += 1
@@ -279,13 +280,14 @@ class Admission:
             enough = elapsed >= _LONGEST and route._good > 0
         if enough or elapsed >= _PATIENCE:
             self._lower(route)
-            _learn(route)
+            _forget(route)
             _count(route, now, elapsed)
 
     def starts(self, route: Route) -> None:
         """Count a request of ``route`` in flight that was not asked for, or was refused and starts all the same."""
         self.in_flight += 1
         route.in_flight += 1
+        route._unanswered += 1
         route._most = max(route._most, route.in_flight)
         self._busy.add(route)
 
@@ -298,9 +300,9 @@ class Admission:
         """Nothing is in flight any more: in a child process, which has none of its parent's requests."""
         for route in self._busy:
             route.in_flight = 0
+            route._unanswered, route._taken = 0, 0.0
         self._busy.clear()
         self.in_flight = 0
-        self._shown = self._freed = 0.0
 
     def floor_of(self, route: Route, priority: Priority = Priority.DEFAULT) -> float:
         """The headroom that requests of ``route`` leave, bytes."""
@@ -322,32 +324,41 @@ class Admission:
             self._reading = headroom, passed, now
             return
         before, passed_before, since = self._reading
-        grown = before - headroom + self._freed - (passed - passed_before) - self._to_show
+        fell = before - headroom
+        grown = fell - (passed - passed_before) - self._to_show
         if abs(grown) < _NOISE and now - since < _SHOWS_WITHIN:
             return
-        self._reading, self._freed = (headroom, passed, now), 0.0
-        self._to_show = max(0.0, -grown) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
-        if grown < _NOISE or not self._busy:
-            return
-        self._shown += grown
+        self._reading = headroom, passed, now
+        self._to_show = max(0.0, -grown - max(0, -fell)) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
+        if fell < 0:
+            self._shrink(-fell)
+        elif grown >= _NOISE and self._busy:
+            self._grow(grown, near_miss=headroom < self.floor / 2, now=now)
+
+    def _grow(self, grown: float, *, near_miss: bool, now: float) -> None:
+        """Put ``grown`` bytes down to the classes in flight, by what they are known to take."""
         weights = {route: route.in_flight * max(route.unseen, _LEAST) for route in self._busy}
+        whole = sum(weights.values())
         for route, weight in weights.items():
-            route._grown += grown * weight / sum(weights.values())
+            route._taken += grown * weight / whole
             route._growths += 1
             route._cold_since = now
-            if route._cold < _WARM:
-                # once may be chance: another process, or what is loaded when first used
-                taken = min(route._grown / max(route._most, route.in_flight), route._growths * self.floor)
-                route.unseen = max(route.unseen, _unless_little(taken))
-            if headroom < self.floor / 2 and not route._missed:
+            # once may be chance: another process, or what is loaded when first used
+            taken = min(route._taken / route.in_flight, route._growths * self.floor)
+            route.unseen = max(route.unseen, _unless_little(taken))
+            if near_miss and not route._missed:
                 route.unseen *= _NEAR_MISS
                 route._missed = True
 
+    def _shrink(self, given_back: float) -> None:
+        whole = sum(route._taken for route in self._busy)
+        for route in self._busy:
+            if route._taken:
+                route._taken = max(0.0, route._taken - given_back * route._taken / whole)
+
     def _unshown(self) -> float:
         """What requests in flight are known to take and have not shown yet."""
-        expected = sum(route.unseen * route.in_flight for route in self._busy)
-        self._shown = min(self._shown, expected)
-        return expected - self._shown
+        return sum(max(0.0, route.unseen * route.in_flight - route._taken) for route in self._busy if route.unseen)
 
     # --- latency ---
 
@@ -383,24 +394,23 @@ class Admission:
 
 
 def _warm_enough(route: Route, left: int, now: float) -> bool:
-    if route._cold >= _WARM or route.lost or route.unseen:
+    if route._cold >= _WARM or route.lost:
         return True
     if not route._cold:
         route._cold = max(_COLD_LEAST, left // _COLD_COST)
-    if route.in_flight == 0:
+    if route._unanswered == 0:
         route._cold_since = now
     if route._answered >= route._cold:
-        route._cold, route._answered, route._cold_since = 4 * route._cold, 0, now
-    elif route.in_flight >= route._cold // 2 and now - route._cold_since >= _COLD_STEP:
+        more = _WARM if route.unseen else 4 * route._cold
+        route._cold, route._answered, route._cold_since = more, 0, now
+    elif route._unanswered >= route._cold // 2 and now - route._cold_since >= _COLD_STEP:
         route._cold, route._answered, route._cold_since = 2 * route._cold, 0, now
-    return route.in_flight < route._cold
+    return route._unanswered < route._cold
 
 
-def _learn(route: Route) -> None:
-    """What a request of ``route`` takes unseen, by what grew while so many of them ended."""
-    taken = route._grown / (route._good + route._lost)
-    route.unseen = _unless_little(_FADES * (route.unseen + _WEIGHT * (taken - route.unseen)))
-    route._grown, route._missed = 0.0, False
+def _forget(route: Route) -> None:
+    route.unseen = _unless_little(_FADES * route.unseen)
+    route._missed = False
 
 
 def _unless_little(size: float) -> float:
