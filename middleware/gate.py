@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 
-from resource_monitor.admission import Admission, Priority, Reason, Route
+from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import ensure_installed, guarded_floor, passed, refusals, unsupported
 from resource_monitor.middleware.asking import Ask, Asking, PriorityOf, RequestCost
@@ -19,14 +19,18 @@ from resource_monitor.middleware.counted import Counted
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
 from resource_monitor.middleware.responses import Refusal
 from resource_monitor.middleware.routes import Routes, route_class
+from resource_monitor.middleware.sharing import Sharing, reset_after_fork, share
 from resource_monitor.middleware.statistics import RouteStatistics, Statistics
 from resource_monitor.monitor import MemoryMonitor, default_monitor
 from resource_monitor.reservation import Ledger, Promise, ledger_of
 from resource_monitor.resource import Resource
 from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size, parse_amount, parse_size
+from resource_monitor.workers import Others
 
 logger = logging.getLogger("resource_monitor")
+
+_ALONE = Others(promised=0, in_flight=0, workers=0)
 
 DEFAULT_MIN_AVAILABLE = "clamp(16MiB, 5%, 512MiB)"
 """5 % of the limit, but never less than a few ordinary requests need nor more than any burst could use: 16 MiB of
@@ -148,7 +152,7 @@ class Gate:
         self.dry_run = dry_run
         self._admission = Admission(max_in_flight=max_in_flight)
         self._also = [Counted(resource, floor) for resource, floor in (also or {}).items()]
-        self._routes = Routes()
+        self._routes = Routes(self._learned)
         self._lock = threading.Lock()
         self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
         self._seen = -1
@@ -161,6 +165,7 @@ class Gate:
         self._monitor = monitor
         self._connected: MemoryMonitor | None = None
         self._ledger: Ledger | None = None
+        self._sharing: Sharing | None = None
         self._limit = limit
         # a dry run changes nothing, unless it is told to
         self._guard = False if dry_run and allocation_guard is None else allocation_guard
@@ -262,7 +267,9 @@ class Gate:
             self._in_flight -= 1
             self._wasted += lost
             if route is not None:
-                self._admission.ends(route, time.monotonic(), lost=lost)
+                now = time.monotonic()
+                self._admission.ends(route, now, lost=lost)
+                self._tell(now)
 
     def lagged(self, seconds: float) -> None:
         """The event loop came so many seconds late."""
@@ -298,6 +305,7 @@ class Gate:
                 reliefs=monitor.reliefs if monitor else 0,
                 relieved=monitor.relieved if monitor else 0,
                 guard_refusals=refusals(),
+                workers=self._sharing.others(time.monotonic()).workers if self._sharing else 0,
                 shed_by_reason=dict(self._shed),
                 routes={
                     name: RouteStatistics(
@@ -326,7 +334,11 @@ class Gate:
                 left = ledger.left(headroom)
             route = self._routes.find(ask.method, ask.path)
             admitted = Admitted(self, route)
-            reason = admission.decide(route, left, now, need=ask.need, priority=ask.priority)
+            others = self._sharing.others(now) if self._sharing else _ALONE
+            left -= others.promised
+            reason = admission.decide(
+                route, left, now, need=ask.need, priority=ask.priority, elsewhere=others.in_flight
+            )
             if reason is not None:
                 self._left = left
                 return reason
@@ -334,10 +346,23 @@ class Gate:
                 admitted.promise = ledger.make(ask.need)
             self._admitted += 1
             self._in_flight += 1
+            self._tell(now)
             ended = admission.admitted(left, now)
         if ended:
             logger.info("Shedding ended: %s available.", format_size(headroom))
         return admitted
+
+    def _tell(self, now: float) -> None:
+        """Tell the other workers; the lock is held."""
+        sharing, ledger, admission = self._sharing, self._ledger, self._admission
+        if sharing is None or ledger is None:
+            return
+        promised = max(0, self._seen - ledger.left(self._seen)) if ledger.promised else 0
+        sharing.tell(promised + int(admission.unshown()), admission.in_flight)
+        sharing.teach(self._routes.items(), now)
+
+    def _learned(self, name: str) -> Learned | None:
+        return self._sharing.learned(name, time.monotonic()) if self._sharing else None
 
     def _shortage(self, ask: Ask, reason: Reason) -> str:
         if reason is Reason.COUNT:
@@ -369,6 +394,11 @@ class Gate:
                 "with a memory limit or declare one with RESOURCE_MONITOR_LIMIT.",
                 format_size(tightest),
             )
+        # a limit declared for each process is no limit on all of them
+        if self._monitor is None and any(
+            limit.value is not None and limit.kind.startswith("cgroup") for limit in limits
+        ):
+            self._sharing = share()
         self._fit(monitor)
         if self._admission.floor >= tightest:
             raise ConfigurationError(
@@ -445,6 +475,7 @@ _gates: weakref.WeakSet[Gate] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:
+    reset_after_fork()
     for gate in _gates:
         gate._after_fork()
 

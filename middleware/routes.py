@@ -6,9 +6,9 @@ Requests of a class are taken to need about the same; the number of classes is b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from resource_monitor.admission import Route
+from resource_monitor.admission import Learned, Route
 
 # Paths whose class is remembered, and classes told apart; what comes after shares one.
 _PATHS, _CLASSES = 4096, 256
@@ -17,9 +17,13 @@ _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F]{8,}(?:-[0-9a-fA-F]+)*|.{33,}|(?=.*\d)
 
 
 class Routes:
-    """The classes seen so far. Not thread-safe: whoever asks holds a lock."""
+    """The classes seen so far; ``learned`` gives what is known of a new one by its name.
 
-    def __init__(self) -> None:
+    Not thread-safe: whoever asks holds a lock.
+    """
+
+    def __init__(self, learned: Callable[[str], Learned | None]) -> None:
+        self._learned = learned
         self._by_path: dict[tuple[str, str], Route] = {}
         self._by_class: dict[str, Route] = {}
         self._others = Route()
@@ -45,7 +49,7 @@ class Routes:
         if route is None:
             if len(self._by_class) >= _CLASSES:
                 return self._others
-            route = self._by_class[name] = Route()
+            route = self._by_class[name] = Route(self._learned(name))
         return route
 
 

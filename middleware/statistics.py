@@ -33,8 +33,9 @@ class Statistics:
     memory. ``waiting`` wait for room, ``promised`` bytes are kept for requests in flight and :func:`reserve`.
     ``min_available`` is the headroom to be left, bytes; ``reading_age`` are the seconds since memory was last read,
     ``None`` before that. Memory was asked back from the allocator ``reliefs`` times, which brought ``relieved`` bytes;
-    the allocation guard refused ``guard_refusals`` allocations in this process. ``routes`` are the classes that are in
-    flight, lost something or take memory unseen, by name.
+    the allocation guard refused ``guard_refusals`` allocations in this process. ``workers`` other processes on the
+    same limit share what they promised, have in flight and learned. ``routes`` are the classes that are in flight, lost
+    something or take memory unseen, by name.
     """
 
     in_flight: int
@@ -51,5 +52,6 @@ class Statistics:
     reliefs: int
     relieved: int
     guard_refusals: int
+    workers: int
     shed_by_reason: Mapping[Reason, int] = field(default_factory=dict)
     routes: Mapping[str, RouteStatistics] = field(default_factory=dict)

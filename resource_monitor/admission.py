@@ -113,14 +113,13 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What is worth telling other processes of a class, ``None`` where it is not bound: floor and bytes a request takes
-    unseen, requests a second, requests in flight, good results a second."""
+    """What is worth telling other processes of a class: its floor and what a request takes unseen, in bytes, starts a
+    second, and requests in flight; ``None`` where it is not bound."""
 
     floor: float | None
     unseen: float
     rate: float | None
     window: float | None
-    delivered: float | None
 
 
 class Route:
@@ -177,13 +176,8 @@ class Route:
         self._cold = self._answered = self._unanswered = 0
         self._cold_since = 0.0
         if learned is not None:
-            self.floor, self.unseen, self.rate, self.window, self._delivered = (
-                learned.floor,
-                learned.unseen,
-                learned.rate,
-                learned.window,
-                learned.delivered,
-            )
+            self.floor, self.unseen = learned.floor, learned.unseen
+            self.rate, self.window = learned.rate, learned.window
             self._cold = _WARM
 
     @property
@@ -191,7 +185,7 @@ class Route:
         """What others may begin with, ``None`` while it is little."""
         if self._cold < _WARM and not (self.lost or self.unseen):
             return None
-        return Learned(self.floor, self.unseen, self.rate, self.window, self._delivered)
+        return Learned(self.floor, self.unseen, self.rate, self.window)
 
 
 class Admission:
@@ -293,7 +287,7 @@ class Admission:
 
     def wants(self, route: Route, need: int, priority: Priority) -> int:
         """What must be left, in bytes, for a request of ``route`` that will promise ``need`` to start."""
-        unseen = self._unshown() + route.unseen if self.in_flight else 0.0
+        unseen = self.unshown() + route.unseen if self.in_flight else 0.0
         return int(need + unseen + self.floor_of(route, priority))
 
     def forget(self) -> None:
@@ -356,8 +350,8 @@ class Admission:
             if route._taken:
                 route._taken = max(0.0, route._taken - given_back * route._taken / whole)
 
-    def _unshown(self) -> float:
-        """What requests in flight are known to take and have not shown yet."""
+    def unshown(self) -> float:
+        """What requests in flight are known to take unseen and have not shown yet, bytes."""
         return sum(max(0.0, route.unseen * route.in_flight - route._taken) for route in self._busy if route.unseen)
 
     # --- latency ---
