@@ -206,6 +206,7 @@ class Admission:
         self._reading: tuple[int, int, float] | None = None
         self._to_show = 0.0
         self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
+        self._lag_at = -math.inf
 
     # --- may it start? ---
 
@@ -302,7 +303,8 @@ class Admission:
         """The headroom that requests of ``route`` leave, bytes."""
         if priority is Priority.CRITICAL:
             return min(self.lowest, self.floor / 2)
-        floor = self.floor if route.floor is None or route.unseen else max(route.floor, self.lowest)
+        # the limit, and with it both bounds, may have changed since the class's own was found
+        floor = self.floor if route.floor is None or route.unseen else min(self.floor, max(route.floor, self.lowest))
         return 2 * floor if priority is Priority.SHEDDABLE else floor
 
     def _lower(self, route: Route) -> None:
@@ -358,6 +360,10 @@ class Admission:
 
     def lagged(self, lag: float, now: float) -> None:
         """Note that the event loop came ``lag`` seconds late at ``now``."""
+        due = now - lag
+        if due - self._lag_at > _LAG_INTERVAL / 2:  # the first beat, or the first after idling
+            self._least_lag, self._lag_since = math.inf, due
+        self._lag_at = now
         self._least_lag = min(self._least_lag, lag)
         if now - self._lag_since < _LAG_INTERVAL:
             return

@@ -1,11 +1,394 @@
-from resource_monitor.admission import Admission, Pressure
+from collections.abc import Iterator
+
+import pytest
+
+from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
+
+MIB = 1 << 20
+COLD_COST = 12 * MIB
+
+
+def warm() -> Route:
+    """A class that is not new any more, and of which nothing is known that binds."""
+    return Route(Learned(floor=None, unseen=0.0, rate=None, window=None))
+
+
+def in_flight(admission: Admission, route: Route, number: int) -> None:
+    for _ in range(number):
+        admission.starts(route)
+
+
+def started(admission: Admission, route: Route, left: int, now: float) -> int:
+    """How many of the class may start now until one may not, for the reason that its class is new."""
+    number = 0
+    while (reason := admission.decide(route, left, now)) is None:
+        number += 1
+    assert reason is Reason.COLD_START
+    return number
+
+
+# --- the gate ---
 
 
 def test_admits_down_to_the_floor_and_not_below() -> None:
     admission = Admission(100)
-    assert admission.admits(101)
-    assert admission.admits(100)
-    assert not admission.admits(99)
+    assert admission.decide(warm(), 101, 0.0) is None
+    assert admission.decide(warm(), 100, 0.0) is None
+    assert admission.decide(warm(), 99, 0.0) is Reason.MEMORY
+
+
+def test_what_a_request_needs_must_be_left_above_the_floor() -> None:
+    admission = Admission(100)
+    assert admission.decide(warm(), 130, 0.0, need=30) is None
+    assert admission.decide(warm(), 129, 0.0, need=30) is Reason.MEMORY
+
+
+@pytest.mark.parametrize(
+    ("lowest", "priority", "floor"),
+    [
+        (100, Priority.CRITICAL, 50),
+        (20, Priority.CRITICAL, 20),
+        (20, Priority.DEFAULT, 100),
+        (20, Priority.SHEDDABLE, 200),
+    ],
+)
+def test_what_matters_more_may_leave_less(lowest: int, priority: Priority, floor: int) -> None:
+    admission = Admission(100, lowest=lowest)
+    assert admission.decide(warm(), floor, 0.0, priority=priority) is None
+    assert admission.decide(warm(), floor - 1, 0.0, priority=priority) is Reason.MEMORY
+
+
+def test_only_what_starts_is_counted_in_flight() -> None:
+    admission, route = Admission(100), warm()
+    assert admission.decide(route, 99, 0.0) is Reason.MEMORY
+    assert (admission.in_flight, route.in_flight) == (0, 0)
+    assert admission.decide(route, 100, 0.0) is None
+    assert (admission.in_flight, route.in_flight) == (1, 1)
+    admission.ends(route, 1.0, lost=True)
+    assert (admission.in_flight, route.in_flight, route.lost) == (0, 0, 1)
+
+
+def test_a_child_process_has_nothing_in_flight() -> None:
+    admission, route, new = Admission(0), warm(), Route()
+    in_flight(admission, route, 3)
+    whole = started(admission, new, 10 * COLD_COST, 0.0)
+    admission.forget()
+    assert (admission.in_flight, route.in_flight, new.in_flight) == (0, 0, 0)
+    assert started(admission, new, 10 * COLD_COST, 0.0) == whole
+
+
+# --- the cap on requests in flight ---
+
+
+@pytest.mark.parametrize("priority", list(Priority))
+def test_no_more_than_the_cap_are_in_flight_of_all_classes_together(priority: Priority) -> None:
+    admission = Admission(0, max_in_flight=3)
+    route, other = warm(), warm()
+    in_flight(admission, other, 2)
+    assert admission.decide(route, 0, 0.0, priority=priority) is None
+    assert admission.decide(route, 0, 0.0, priority=priority) is Reason.IN_FLIGHT
+    admission.ends(other, 1.0, lost=False)
+    assert admission.decide(route, 0, 1.0, priority=priority) is None
+
+
+def test_what_is_in_flight_elsewhere_counts_towards_the_cap() -> None:
+    admission = Admission(0, max_in_flight=5)
+    assert admission.decide(warm(), 0, 0.0, elsewhere=4) is None
+    assert admission.decide(warm(), 0, 0.0, elsewhere=4) is Reason.IN_FLIGHT
+    assert admission.decide(warm(), 0, 0.0, elsewhere=3) is None
+
+
+def test_without_a_cap_what_is_in_flight_elsewhere_refuses_nothing() -> None:
+    assert Admission(0).decide(warm(), 0, 0.0, elsewhere=10**6) is None
+
+
+# --- latency ---
+
+
+def lag(admission: Admission, lateness: float, since: float, until: float) -> None:
+    """The event loop comes so late at every beat of that time."""
+    now = since
+    while now < until:
+        now = min(until, now + 0.05 + lateness)
+        admission.lagged(lateness, now)
+
+
+def lagging(number: int = 10) -> tuple[Admission, Route]:
+    """So many are in flight at a lagging event loop."""
+    admission, route = Admission(0), warm()
+    in_flight(admission, route, number)
+    lag(admission, 0.1, 1000.0, 1000.7)
+    return admission, route
+
+
+def test_a_loop_that_lags_has_its_work_cut_by_a_fifth() -> None:
+    admission, route = lagging()
+    assert admission.cap == 8
+    assert admission.decide(route, 0, 1001.0) is Reason.LATENCY
+    for _ in range(3):
+        admission.ends(route, 1001.0, lost=False)
+    assert admission.decide(route, 0, 1001.0) is None
+    assert admission.decide(route, 0, 1001.0) is Reason.LATENCY
+
+
+def test_each_while_of_lag_cuts_again_but_never_below_one() -> None:
+    admission, route = lagging()
+    lag(admission, 0.1, 1000.7, 1001.3)
+    assert admission.cap == pytest.approx(6.4)
+    lag(admission, 0.1, 1001.3, 1030.0)
+    assert admission.cap == 1
+    for _ in range(10):
+        admission.ends(route, 1030.0, lost=False)
+    assert admission.decide(route, 0, 1030.0) is None
+
+
+def test_work_that_went_meanwhile_is_not_what_is_cut() -> None:
+    admission, route = lagging()
+    for _ in range(5):
+        admission.ends(route, 1000.8, lost=False)
+    lag(admission, 0.1, 1000.7, 1001.3)
+    assert admission.cap == 4
+
+
+def test_a_little_late_is_no_lag() -> None:
+    admission = Admission(0)
+    lag(admission, 0.05, 1000.0, 1010.0)
+    assert admission.cap is None
+
+
+def test_one_late_beat_is_no_lag_be_it_the_first_or_after_idling() -> None:
+    admission = Admission(0)
+    admission.lagged(0.3, 1000.0)
+    assert admission.cap is None
+    lag(admission, 0.0, 1000.0, 1001.0)
+    admission.lagged(0.3, 1100.0)
+    assert admission.cap is None
+
+
+def test_one_beat_that_comes_in_time_says_that_the_loop_does_not_lag() -> None:
+    admission = Admission(0)
+    now = 1000.0
+    for beat in range(100):
+        now += 0.15
+        admission.lagged(0.0 if beat % 3 == 2 else 0.1, now)
+    assert admission.cap is None
+
+
+def test_a_loop_that_was_stuck_for_long_lags() -> None:
+    admission, route = Admission(0), warm()
+    in_flight(admission, route, 10)
+    admission.lagged(2.0, 1002.0)
+    assert admission.cap == 8
+
+
+def test_other_classes_start_their_first_request_and_critical_ones_start_all() -> None:
+    admission, route = lagging()
+    ping = warm()
+    assert admission.decide(ping, 0, 1001.0) is None
+    assert admission.decide(ping, 0, 1001.0) is Reason.LATENCY
+    assert admission.decide(route, 0, 1001.0, priority=Priority.CRITICAL) is None
+    assert admission.decide(route, 0, 1001.0, priority=Priority.SHEDDABLE) is Reason.LATENCY
+
+
+def test_a_cap_that_binds_grows_by_steps_and_one_that_does_not_is_let_go() -> None:
+    admission, route = lagging()
+    assert admission.decide(route, 0, 1000.8) is Reason.LATENCY
+    lag(admission, 0.0, 1000.7, 1001.3)
+    assert admission.cap == 9
+    assert admission.decide(route, 0, 1001.4) is Reason.LATENCY
+    lag(admission, 0.0, 1001.3, 1001.9)
+    assert admission.cap == 10
+    lag(admission, 0.0, 1001.9, 1002.5)
+    assert admission.cap is None
+
+
+def test_a_large_cap_grows_by_a_twentieth() -> None:
+    admission, route = lagging(125)
+    assert admission.decide(route, 0, 1000.8) is Reason.LATENCY
+    lag(admission, 0.0, 1000.7, 1001.3)
+    assert admission.cap == pytest.approx(105)
+
+
+# --- cold start ---
+
+
+def test_as_many_of_a_new_class_start_as_would_fit_if_each_were_large() -> None:
+    assert started(Admission(0), Route(), 20 * COLD_COST, 0.0) == 20
+    assert started(Admission(0), Route(), 5 * COLD_COST - 1, 0.0) == 4
+    assert started(Admission(0), Route(), 0, 0.0) == 4
+
+
+def test_a_place_comes_free_with_each_answer_not_with_the_end() -> None:
+    admission, route = Admission(0), Route()
+    started(admission, route, 10 * COLD_COST, 0.0)
+    admission.answers(route)
+    admission.answers(route)
+    assert route.in_flight == 10
+    assert started(admission, route, 10 * COLD_COST, 0.1) == 2
+
+
+def test_four_times_as_many_may_start_once_as_many_were_answered() -> None:
+    admission, route = Admission(0), Route()
+    started(admission, route, 10 * COLD_COST, 0.0)
+    for _ in range(9):
+        admission.answers(route)
+    assert started(admission, route, 10 * COLD_COST, 0.1) == 9
+    admission.answers(route)
+    assert started(admission, route, 10 * COLD_COST, 0.2) == 40 - 9
+
+
+def test_twice_as_many_may_start_after_half_a_second_without_answers() -> None:
+    admission, route = Admission(0), Route()
+    started(admission, route, 10 * COLD_COST, 0.0)
+    assert started(admission, route, 10 * COLD_COST, 0.49) == 0
+    assert started(admission, route, 10 * COLD_COST, 0.5) == 10
+    assert started(admission, route, 10 * COLD_COST, 0.99) == 0
+    assert started(admission, route, 10 * COLD_COST, 1.0) == 20
+
+
+def test_time_in_which_less_than_half_were_started_says_nothing() -> None:
+    admission, route = Admission(0), Route()
+    for second in range(4):
+        assert admission.decide(route, 10 * COLD_COST, float(second)) is None
+    assert started(admission, route, 10 * COLD_COST, 4.0) == 20 - 4
+
+
+def test_time_without_any_request_says_nothing() -> None:
+    admission, route = Admission(0), Route()
+    assert admission.decide(route, 10 * COLD_COST, 0.0) is None
+    admission.answers(route)
+    assert started(admission, route, 10 * COLD_COST, 60.0) == 10
+
+
+def test_a_class_that_the_guard_cost_a_request_is_not_new_any_more() -> None:
+    admission, route = Admission(0), Route()
+    started(admission, route, 10 * COLD_COST, 0.0)
+    admission.ends(route, 0.1, lost=True)
+    assert all(admission.decide(route, 10 * COLD_COST, 0.1) is None for _ in range(1000))
+
+
+def test_a_class_is_not_new_any_more_after_some_thousands() -> None:
+    admission, route = Admission(0), Route()
+    for second in range(40):
+        while admission.decide(route, 10 * COLD_COST, float(second)) is None:
+            admission.answers(route)
+            admission.ends(route, second + 0.1, lost=False)
+            if route._cold >= 4096:
+                break
+    assert all(admission.decide(route, 10 * COLD_COST, 60.0) is None for _ in range(10_000))
+
+
+def test_what_others_learned_is_worth_a_start_of_ones_own() -> None:
+    admission, route = Admission(0), warm()
+    assert all(admission.decide(route, 0, 0.0) is None for _ in range(1000))
+
+
+def test_a_new_class_has_nothing_to_teach() -> None:
+    admission, route = Admission(0), Route()
+    started(admission, route, 10 * COLD_COST, 0.0)
+    assert route.learned is None
+    admission.ends(route, 0.1, lost=True)
+    assert route.learned == Learned(None, 0.0, None, None)
+
+
+def test_what_was_learned_is_what_another_begins_with() -> None:
+    learned = Learned(floor=300.0, unseen=float(8 * MIB), rate=50.0, window=None)
+    assert Route(learned).learned == learned
+
+
+# --- classes' own floors ---
+
+
+class Class:
+    """A class of requests on a virtual clock, eight good ones a count."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.route = Route()
+        self.now = 0.0
+
+    def count(self, *, lost: int = 0) -> None:
+        in_flight(self.admission, self.route, 8 + lost)
+        for _ in range(lost):
+            self.admission.ends(self.route, self.now, lost=True)
+        for at in range(8):
+            self.admission.ends(self.route, self.now + 0.3 * at / 7, lost=False)
+        self.now += 0.3
+
+    def counts(self, number: int) -> Iterator[float]:
+        for _ in range(number):
+            self.count()
+            yield self.floor
+
+    @property
+    def floor(self) -> float:
+        return self.admission.floor_of(self.route)
+
+
+def test_a_class_that_loses_nothing_may_leave_less_and_less_down_to_the_lowest() -> None:
+    work = Class(Admission(1000, lowest=200))
+    assert work.floor == 1000
+    assert list(work.counts(10)) == pytest.approx([920, 840, 760, 680, 600, 520, 440, 360, 280, 200])
+    assert list(work.counts(3)) == [200, 200, 200]
+    assert work.admission.decide(work.route, 199, work.now) is Reason.MEMORY
+    assert work.admission.decide(work.route, 200, work.now) is not Reason.MEMORY
+
+
+def test_each_loss_puts_the_floor_up_and_it_goes_down_more_slowly_from_then_on() -> None:
+    work = Class(Admission(1000, lowest=200))
+    list(work.counts(5))
+    work.count(lost=2)
+    assert work.floor == pytest.approx(600 + 2 * 50 - 25)
+    work.count()
+    assert work.floor == pytest.approx(650)
+
+
+def test_losses_never_put_a_floor_above_that_of_all() -> None:
+    work = Class(Admission(1000, lowest=200))
+    list(work.counts(1))
+    work.count(lost=7)
+    assert work.floor == 1000 - 25
+
+
+def test_one_class_loses_nothing_of_its_floor_by_another() -> None:
+    admission = Admission(1000, lowest=200)
+    light, heavy = Class(admission), Class(admission)
+    list(light.counts(10))
+    heavy.count(lost=5)
+    heavy.count(lost=5)
+    assert (light.floor, heavy.floor) == (200, 975)
+
+
+def test_where_the_user_set_the_floor_no_class_has_one_of_its_own() -> None:
+    work = Class(Admission(1000))
+    list(work.counts(20))
+    assert work.route.floor is None
+    assert work.floor == 1000
+
+
+def test_a_class_that_takes_memory_unseen_leaves_what_all_leave() -> None:
+    admission = Admission(1000, lowest=200)
+    route = Route(Learned(floor=200.0, unseen=float(MIB), rate=None, window=None))
+    assert admission.floor_of(route) == 1000
+
+
+def test_sheddable_requests_leave_twice_their_class_s_floor() -> None:
+    work = Class(Admission(1000, lowest=200))
+    list(work.counts(10))
+    assert work.admission.floor_of(work.route, Priority.SHEDDABLE) == 400
+    assert work.admission.floor_of(work.route, Priority.CRITICAL) == 200
+
+
+def test_a_limit_lowered_at_run_time_lowers_the_floors_of_classes_too() -> None:
+    work = Class(Admission(1000, lowest=200))
+    work.count(lost=1)
+    work.admission.floor, work.admission.lowest = 300, 60
+    assert work.floor == 300
+    work.admission.floor, work.admission.lowest = 4000, 1500
+    assert work.floor == 1500
+
+
+# --- the state ---
 
 
 def test_only_the_first_refusal_begins_a_time_of_shedding() -> None:
@@ -20,11 +403,40 @@ def test_shedding_ends_once_nothing_was_refused_for_a_second() -> None:
     admission = Admission(100)
     admission.refused(10.0)
     admission.refused(10.5)
-    assert not admission.admitted(11.4)
+    assert not admission.admitted(1000, 11.4)
     assert admission.pressure is Pressure.SHEDDING
-    assert admission.admitted(11.5)
+    assert admission.admitted(1000, 11.5)
     assert admission.pressure is Pressure.OK
+    assert not admission.admitted(1000, 11.6)
+
+
+def test_shedding_that_ends_where_memory_is_scarce_leaves_an_elevated_pressure() -> None:
+    admission = Admission(100)
+    admission.refused(10.0)
+    assert admission.admitted(150, 11.0)
+    assert admission.pressure is Pressure.ELEVATED
 
 
 def test_an_admission_ends_nothing_that_has_not_begun() -> None:
-    assert not Admission(100).admitted(10.0)
+    assert not Admission(100).admitted(1000, 10.0)
+
+
+def test_pressure_is_elevated_below_two_floors() -> None:
+    admission = Admission(100)
+    admission.admitted(200, 10.0)
+    assert admission.pressure is Pressure.OK
+    admission.admitted(199, 10.0)
+    assert admission.pressure is Pressure.ELEVATED
+
+
+def test_pressure_stays_elevated_until_two_and_a_half_floors_were_left_for_a_second() -> None:
+    admission = Admission(100)
+    admission.admitted(199, 10.0)
+    admission.admitted(249, 20.0)
+    assert admission.pressure is Pressure.ELEVATED
+    admission.admitted(250, 20.9)
+    assert admission.pressure is Pressure.ELEVATED
+    admission.admitted(250, 21.0)
+    assert admission.pressure is Pressure.OK
+    admission.admitted(249, 22.0)
+    assert admission.pressure is Pressure.OK
