@@ -35,7 +35,7 @@ class Asking:
     """The user's own knowledge of requests: ``request_cost`` in bytes, a size or a callable, and ``priority``.
 
     Raises :class:`ConfigurationError` for what is neither. A callable that fails, or gives what cannot be meant, costs
-    no request: the first time is logged, and the request is taken for one like any other.
+    no request: the first time of each is logged, and the request is taken for one like any other.
     """
 
     def __init__(self, request_cost: RequestCost, priority: PriorityOf | None) -> None:
@@ -53,7 +53,7 @@ class Asking:
                 f"priority={priority!r} cannot be called; give a function from the scope or environ to a Priority."
             )
         self._priority_of = priority
-        self._complained = False
+        self._complaints: set[str] = set()
 
     def ask(self, carrier: Carrier, method: str, path: str, mount: str = "", body: int = 0) -> Ask:
         """What to ask for the request in ``carrier``, of whose body ``body`` bytes are announced."""
@@ -84,6 +84,6 @@ class Asking:
         return Priority.DEFAULT
 
     def _complain(self, message: str, what: object) -> None:
-        if not self._complained:
-            self._complained = True
+        if message not in self._complaints:
+            self._complaints.add(message)
             logger.error(message, what)
