@@ -119,10 +119,10 @@ class Intake:
         if body.exceeds(self._gate.max_body):
             self._too_large()
         if not self._admitted.exempt:
-            self._promise(body.rest)
+            self._promise(body.rest, taken=0 if body.announced is None else size)
 
-    def _promise(self, rest: int) -> None:
-        self._gate.promise(self._admitted, self._cost + rest)
+    def _promise(self, rest: int, *, taken: int = 0) -> None:
+        self._gate.promise(self._admitted, self._cost + rest, taken=taken)
 
     def _too_large(self) -> None:
         gate = self._gate

@@ -49,15 +49,16 @@ class OnProbeError(StrEnum):
 
 
 class Admitted:
-    """A request that was let in; :meth:`leave` is owed once it is over. ``promise`` is what is kept for it."""
+    """A request that was let in; :meth:`leave` is owed once it is over. ``promise`` is what is kept for it, ``lost``
+    whether it ran out of memory."""
 
-    __slots__ = ("_answered", "_epoch", "_gate", "_lost", "_route", "promise")
+    __slots__ = ("_answered", "_epoch", "_gate", "_route", "lost", "promise")
 
     def __init__(self, gate: Gate, route: Route | None) -> None:
         self._gate: Gate | None = gate
         self._epoch = gate.epoch
         self._route = route
-        self._lost = self._answered = False
+        self.lost = self._answered = False
         self.promise: Promise | None = None
 
     @property
@@ -67,7 +68,7 @@ class Admitted:
 
     def lose(self) -> None:
         """The request ran out of memory."""
-        self._lost = True
+        self.lost = True
 
     def answered(self) -> None:
         """The request began its answer; however often this is said."""
@@ -85,7 +86,7 @@ class Admitted:
             self.promise.end()
         # of a request that was let in before a fork the child counts nothing
         if self._epoch == gate.epoch:
-            gate.leave(self._route, lost=self._lost)
+            gate.leave(self._route, lost=self.lost)
 
 
 def _seconds(name: str, value: float) -> float:
@@ -246,11 +247,12 @@ class Gate:
         except ProbeError as error:
             return self._undecided(error)
 
-    def promise(self, admitted: Admitted, size: int) -> None:
-        """Promise ``size`` bytes to ``admitted`` from now on, unless it is over."""
+    def promise(self, admitted: Admitted, size: int, *, taken: int = 0) -> None:
+        """Promise ``size`` bytes to ``admitted`` from now on, unless it is over; of what was, ``taken`` were taken."""
         if admitted._gate is None:
             return
         if admitted.promise is not None:
+            admitted.promise.take(taken)
             admitted.promise.resize(size)
         elif self._ledger is not None and size:
             admitted.promise = self._ledger.make(size)
@@ -326,15 +328,17 @@ class Gate:
         with self._lock:
             now = time.monotonic()
             admission, ledger = self._admission, self._ledger
+            others = self._sharing.others(now) if self._sharing else _ALONE
             if headroom != self._seen:
                 self._seen = headroom
-                admission.read(headroom, passed(), now)
+                admission.read(
+                    headroom, passed() + others.passed, now, others=others.workers, elsewhere=others.in_flight
+                )
             left = headroom
             if ledger is not None and (ask.need or ledger.promised):
                 left = ledger.left(headroom)
             route = self._routes.find(ask.method, ask.path)
             admitted = Admitted(self, route)
-            others = self._sharing.others(now) if self._sharing else _ALONE
             left -= others.promised
             reason = admission.decide(
                 route, left, now, need=ask.need, priority=ask.priority, elsewhere=others.in_flight

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterable
 
 from resource_monitor.admission import Learned, Route
+from resource_monitor.guard import passed
 from resource_monitor.workers import Others, WorkerTable
 
 # Learned figures move slowly; seconds between two tellings.
@@ -26,12 +27,10 @@ class Sharing:
 
     def tell(self, to_come: int, in_flight: int) -> None:
         """``to_come`` bytes will be taken by requests in flight that no reading shows yet."""
-        if (to_come, in_flight) == self._mine:
-            return
         with _lock:
             self._mine = to_come, in_flight
             parts = [part._mine for part in _parts]
-            self._table.publish(sum(part[0] for part in parts), sum(part[1] for part in parts))
+            self._table.publish(sum(part[0] for part in parts), sum(part[1] for part in parts), passed())
 
     def others(self, now: float) -> Others:
         """What the other workers told."""

@@ -134,7 +134,7 @@ class _Response:
                 close()
         finally:
             self._middleware.left(self._admitted)
-            if self._input is not None and (self._problem or self._input.cut):
+            if self._input is not None and self._refused:
                 self._input.linger()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -153,6 +153,14 @@ class _Response:
                 raise
         if self._problem is not None:
             yield from _answer(self._problem, self._environ, self._start_response, replacing=self._began)
+        if self._refused:
+            self.close()  # what was given is sent by now (PEP 3333), and some servers would read the rest into memory
+
+    @property
+    def _refused(self) -> bool:
+        """Whether the rest of the request is of no use to anyone."""
+        cut = self._input is not None and self._input.cut is not None
+        return cut or self._admitted.lost or self._problem is not None
 
     def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         if status.startswith("500") and not self._given:
@@ -228,7 +236,8 @@ class _SizedResponse:
 
 
 class _Lingering:
-    """The answer to a request whose ``body`` is read and dropped once the answer is sent."""
+    """The answer to a request whose ``body`` is read and dropped once the answer is sent: servers send what they were
+    given before they ask for more (PEP 3333), and the head at the latest before they close."""
 
     def __init__(self, pieces: list[bytes], body: Readable, announced: int | None) -> None:
         self._pieces = pieces
@@ -236,10 +245,13 @@ class _Lingering:
         self._announced = announced
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._pieces)
+        if self._pieces:
+            yield from self._pieces
+            self.close()
 
     def close(self) -> None:
         linger(self._body, self._announced)
+        self._announced = 0
 
 
 def _refused(problem: Problem, body: Body, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:

@@ -74,6 +74,7 @@ class Input(io.IOBase):
     def linger(self) -> None:
         """Read what is left and drop it, within bounds."""
         linger(self._body, self._left)
+        self._left = 0
 
     def _gather(self, read: Callable[[int], bytes], wanted: int, ends: Callable[[bytes, int], bool]) -> bytes:
         """Piece after piece until ``wanted`` bytes are there, the body is over, or a piece ends it."""

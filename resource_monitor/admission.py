@@ -55,8 +55,9 @@ _DOWN_UNHURT, _DOWN, _UP = 1 / 10, 1 / 32, 1 / 16
 _COLD_COST, _COLD_LEAST, _COLD_STEP, _WARM = 12 << 20, 4, 0.5, 4096
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
-# What the guard let pass may show later, half of it within so many seconds.
-_NOISE, _LEAST, _SHOWS_WITHIN = 1 << 20, 1 << 17, 0.25
+# What the guard let pass may show later, half of it within so many seconds, and other processes tell within so many
+# what theirs let pass.
+_NOISE, _LEAST, _SHOWS_WITHIN, _TOLD_WITHIN = 1 << 20, 1 << 17, 0.25, 0.1
 # What a class was seen to take unseen at the most fades by this much a count, so that it is learned anew, and a near
 # miss, when a reading finds less than half of the floor, says that it is more.
 _FADES, _NEAR_MISS = 0.98, 1.3
@@ -167,8 +168,8 @@ class Route:
         self._since = 0.0
         self._begun = False
         self._good = self._lost = self._most = 0
-        self._held_back = self._probing = False
-        self._round = 0
+        self._held_back = False
+        self._round = self._probing = 0
         self._delivered: float | None = None
         self._calm = 0
         self._tokens = self._filled = 0.0
@@ -204,6 +205,7 @@ class Admission:
         self._last_refusal = self._scarce_since = -math.inf
         self._busy: set[Route] = set()
         self._reading: tuple[int, int, float] | None = None
+        self._told, self._others = (0, -math.inf), 0
         self._to_show = 0.0
         self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
         self._lag_at = -math.inf
@@ -314,13 +316,21 @@ class Admission:
 
     # --- memory that the guard does not see ---
 
-    def read(self, headroom: int, passed: int, now: float) -> None:
-        """Note a reading: ``headroom`` bytes are left, and the guard let ``passed`` bytes pass since it began."""
-        if self._reading is None:
-            self._reading = headroom, passed, now
+    def read(self, headroom: int, passed: int, now: float, *, others: int = 0, elsewhere: int = 0) -> None:
+        """Note a reading: ``headroom`` bytes are left, and the guards let ``passed`` bytes pass since they began: this
+        process's and those of ``others``, which have ``elsewhere`` requests in flight."""
+        if others:
+            # they tell a little later what passed than it shows
+            if now - self._told[1] < _TOLD_WITHIN:
+                return
+            (headroom, before), self._told = self._told, (headroom, now)
+            if before == -math.inf:
+                return
+        if self._reading is None or others != self._others:
+            self._reading, self._others = (headroom, passed, now), others
             return
-        before, passed_before, since = self._reading
-        fell = before - headroom
+        left, passed_before, since = self._reading
+        fell = left - headroom
         grown = fell - (passed - passed_before) - self._to_show
         if abs(grown) < _NOISE and now - since < _SHOWS_WITHIN:
             return
@@ -329,6 +339,7 @@ class Admission:
         if fell < 0:
             self._shrink(-fell)
         elif grown >= _NOISE and self._busy:
+            grown *= self.in_flight / (self.in_flight + elsewhere)
             self._grow(grown, near_miss=headroom < self.floor / 2, now=now)
 
     def _grow(self, grown: float, *, near_miss: bool, now: float) -> None:
@@ -454,14 +465,17 @@ def _count(route: Route, now: float, elapsed: float) -> None:
     if route.window is not None:
         _adjust_window(route, now, pace)
     elif share > _TOLERATED + 0.05:
-        route._probing = route.rate is None
         if route.rate is None:
             route._tokens, route._filled = 0.0, now
+            route._probing = 2  # the next count will show losses of what started before
+        else:
+            route._probing = max(0, route._probing - 1)
         route.rate = pace if route.rate is None else max(pace, _SLOWER * route.rate)
         if route._most <= _FEW:
             route.rate, route.window = None, max(1.0, route._most * (1 - share))
     elif route.rate is not None:
-        route._probing = route._probing and share <= _LOSSY
+        if share > _LOSSY:
+            route._probing = max(0, route._probing - 1)
         if route._held_back:
             route.rate *= _faster(route, share)
         elif route._calm >= _CALM:

@@ -78,10 +78,11 @@ class Ledger:
 class Promise:
     """``size`` bytes that are promised until :meth:`end`."""
 
-    __slots__ = ("_ledger", "_owner", "size")
+    __slots__ = ("_ledger", "_owner", "_taken", "size")
 
     def __init__(self, ledger: Ledger, size: int) -> None:
         self.size = size
+        self._taken = 0
         self._ledger = ledger
         self._owner = ledger._owner
 
@@ -90,13 +91,30 @@ class Promise:
         ledger = self._ledger
         with ledger._lock:
             if self._owner == ledger._owner:
-                ledger._promises.end(self.size)
-                ledger._promises.make(size)
+                if size < self.size:
+                    ledger._promises.end(self.size - size)
+                else:
+                    ledger._promises.make(size - self.size)
                 self.size = size
+
+    def take(self, size: int) -> None:
+        """Of what was promised ``size`` was taken; the rest is promised still."""
+        ledger = self._ledger
+        with ledger._lock:
+            if self._owner == ledger._owner:
+                size = min(size, self.size)
+                ledger._promises.take(size)
+                self.size -= size
+                self._taken += size
 
     def end(self) -> None:
         """Take it back, however often that is said."""
         self.resize(0)
+        ledger, taken = self._ledger, self._taken
+        with ledger._lock:
+            if self._owner == ledger._owner:
+                ledger._promises.give_back(taken)
+                self._taken = 0
 
 
 class Reservation:

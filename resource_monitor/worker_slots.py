@@ -33,10 +33,10 @@ FIELDS = 4
 Record = tuple[float | None, ...]
 """:data:`FIELDS` numbers, none negative; ``None`` for one that is not known or does not bind."""
 
-VERSION = 1
+VERSION = 2
 
-# owner's pid and start time, promised bytes, requests in flight; with the checksum of these (zlib.crc32)
-_FIGURES, _STATE = struct.Struct("=IQQQ"), struct.Struct("=IQQQI")
+# owner's pid and start time, promised bytes, requests in flight, bytes passed; with the checksum of these (zlib.crc32)
+_FIGURES, _STATE = struct.Struct("=IQQQQ"), struct.Struct("=IQQQQI")
 # checksum of what follows; time.monotonic() and the number of records, then these
 _CHECKSUM, _LEARNED, _HEAD = struct.Struct("=I"), struct.Struct("=dI"), struct.Struct("=IdI")
 _RECORD = struct.Struct(f"=8s{FIELDS}d")
@@ -50,8 +50,8 @@ SIZE = _FIRST + SLOTS * _SLOT
 OFFSETS = range(_FIRST, SIZE, _SLOT)
 """Where the slots begin."""
 
-# What nobody can have: PID_MAX_LIMIT of linux/threads.h, a pebibyte, a million requests.
-_MOST_PID, _MOST_BYTES, _MOST_REQUESTS = 1 << 22, 1 << 50, 1 << 20
+# What nobody can have: PID_MAX_LIMIT of linux/threads.h, a pebibyte, a million requests, an exbibyte in a lifetime.
+_MOST_PID, _MOST_BYTES, _MOST_REQUESTS, _MOST_PASSED = 1 << 22, 1 << 50, 1 << 20, 1 << 60
 
 
 class Owner(NamedTuple):
@@ -85,9 +85,14 @@ def lives(worker: Owner) -> bool:
         return True
 
 
-def write_state(content: mmap, slot: int, worker: Owner, promised: int, in_flight: int) -> None:
+def write_state(content: mmap, slot: int, worker: Owner, promised: int, in_flight: int, passed: int) -> None:
     """Write a slot's owner and figures; these are kept within what can be."""
-    figures = _FIGURES.pack(*worker, min(max(promised, 0), _MOST_BYTES), min(max(in_flight, 0), _MOST_REQUESTS))
+    figures = _FIGURES.pack(
+        *worker,
+        min(max(promised, 0), _MOST_BYTES),
+        min(max(in_flight, 0), _MOST_REQUESTS),
+        min(max(passed, 0), _MOST_PASSED),
+    )
     state = figures + _CHECKSUM.pack(zlib.crc32(figures))
     content[slot : slot + _STATE.size] = state
     content[slot + _STATE.size : slot + _STATES] = state
@@ -98,19 +103,20 @@ def clear_state(content: mmap, slot: int) -> None:
     content[slot : slot + _STATES] = bytes(_STATES)
 
 
-def read_state(content: mmap, slot: int) -> tuple[Owner, int, int] | None:
-    """A slot's owner, promised bytes and requests in flight; ``None`` when it is free or spoilt."""
+def read_state(content: mmap, slot: int) -> tuple[Owner, int, int, int] | None:
+    """A slot's owner, promised bytes, requests in flight and bytes passed; ``None`` when it is free or spoilt."""
     # the first once more: a fast writer may have got to the second one meanwhile
     for begin in (slot, slot + _STATE.size, slot):
         state = content[begin : begin + _STATE.size]
-        pid, started, promised, in_flight, checksum = _STATE.unpack(state)
+        pid, started, promised, in_flight, passed, checksum = _STATE.unpack(state)
         if (
             0 < pid <= _MOST_PID
             and promised <= _MOST_BYTES
             and in_flight <= _MOST_REQUESTS
+            and passed <= _MOST_PASSED
             and checksum == zlib.crc32(state[: _FIGURES.size])
         ):
-            return Owner(pid, started), promised, in_flight
+            return Owner(pid, started), promised, in_flight, passed
     return None
 
 

@@ -35,11 +35,13 @@ _FRESH, _CENSUS, _MEMORY = 0.001, 0.25, 600.0
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """What the other living workers on this memory limit have promised (bytes) and in flight (requests)."""
+    """What the other living workers on this memory limit have promised (bytes) and in flight (requests), and what their
+    allocation guards let pass so far (bytes)."""
 
     promised: int
     in_flight: int
     workers: int
+    passed: int = 0
 
 
 class WorkerTable:
@@ -56,7 +58,7 @@ class WorkerTable:
         self._pid = 0
         self._owner: Owner | None = None
         self._slot: int | None = None
-        self._figures = (0, 0)
+        self._figures = (0, 0, 0)
         self._read_at = self._census_at = -math.inf
         self._others = Others(0, 0, 0)
         self._roster = b""
@@ -77,11 +79,11 @@ class WorkerTable:
             _report(error)
             return None
 
-    def publish(self, promised: int, in_flight: int) -> None:
-        """Tell the others how many bytes and requests this worker has taken on."""
+    def publish(self, promised: int, in_flight: int, passed: int = 0) -> None:
+        """Tell the others how many bytes and requests this worker has taken on, and what its guard let pass."""
         if os.getpid() != self._pid:
             self._enter()
-        self._figures = (promised, in_flight)
+        self._figures = (promised, in_flight, passed)
         self._write()
 
     def publish_routes(self, records: Mapping[str, Record], now: float) -> None:
@@ -105,16 +107,17 @@ class WorkerTable:
             file is not None and worker_slots.roster(file.content) != self._roster
         ):
             file = self._take_census(now)
-        promised = in_flight = workers = 0
+        promised = in_flight = workers = passed = 0
         if file is not None:
             for slot in self._living:
                 state = worker_slots.read_state(file.content, slot)
                 if state is not None:
                     promised += state[1]
                     in_flight += state[2]
+                    passed += state[3]
                     workers += 1
         self._read_at = now
-        self._others = Others(promised, in_flight, workers)
+        self._others = Others(promised, in_flight, workers, passed)
         return self._others
 
     def learned(self, name: str, now: float) -> Record | None:
@@ -160,7 +163,7 @@ class WorkerTable:
             if os.getpid() != self._pid:
                 self._pid = os.getpid()
                 self._owner = None
-                self._figures = (0, 0)
+                self._figures = (0, 0, 0)
             if self._owner is None:
                 self._owner = worker_slots.owner(self._pid)
             if self._owner is None:

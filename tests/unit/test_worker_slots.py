@@ -41,67 +41,69 @@ def test_an_empty_table_tells_nothing(content: mmap.mmap) -> None:
 
 
 def test_figures_come_back(content: mmap.mmap) -> None:
-    worker_slots.write_state(content, SECOND, WORKER, 5 << 30, 17)
-    assert worker_slots.read_state(content, SECOND) == (WORKER, 5 << 30, 17)
+    worker_slots.write_state(content, SECOND, WORKER, 5 << 30, 17, 9)
+    assert worker_slots.read_state(content, SECOND) == (WORKER, 5 << 30, 17, 9)
     assert worker_slots.read_state(content, FIRST) is None
     worker_slots.clear_state(content, SECOND)
     assert worker_slots.read_state(content, SECOND) is None
 
 
-@given(promised=st.integers(), in_flight=st.integers())
-def test_figures_are_kept_within_what_can_be(promised: int, in_flight: int) -> None:
+@given(promised=st.integers(), in_flight=st.integers(), passed=st.integers())
+def test_figures_are_kept_within_what_can_be(promised: int, in_flight: int, passed: int) -> None:
     with mmap.mmap(-1, SIZE) as content:
-        worker_slots.write_state(content, FIRST, WORKER, promised, in_flight)
+        worker_slots.write_state(content, FIRST, WORKER, promised, in_flight, passed)
         state = worker_slots.read_state(content, FIRST)
         assert state is not None
         assert 0 <= state[1] <= 1 << 50
         assert 0 <= state[2] <= 1 << 20
-        if 0 <= promised <= 1 << 50 and 0 <= in_flight <= 1 << 20:
-            assert state[1:] == (promised, in_flight)
+        assert 0 <= state[3] <= 1 << 60
+        if 0 <= promised <= 1 << 50 and 0 <= in_flight <= 1 << 20 and 0 <= passed <= 1 << 60:
+            assert state[1:] == (promised, in_flight, passed)
 
 
-@pytest.mark.parametrize("torn", [slice(0, 32), slice(32, 64)])
+@pytest.mark.parametrize("torn", [slice(0, 40), slice(40, 80)])
 def test_one_torn_copy_of_the_figures_does_no_harm_but_two_are_as_good_as_none(content: mmap.mmap, torn: slice) -> None:
-    worker_slots.write_state(content, 0, WORKER, 1000, 1)
-    content[torn] = b"\x55" * 32
-    assert worker_slots.read_state(content, 0) == (WORKER, 1000, 1)
-    content[:64] = b"\x55" * 64
+    worker_slots.write_state(content, 0, WORKER, 1000, 1, 9)
+    content[torn] = b"\x55" * 40
+    assert worker_slots.read_state(content, 0) == (WORKER, 1000, 1, 9)
+    content[:80] = b"\x55" * 80
     assert worker_slots.read_state(content, 0) is None
 
 
 def test_of_two_copies_that_a_writer_is_between_either_is_one_that_was_written(content: mmap.mmap) -> None:
-    worker_slots.write_state(content, 0, WORKER, 1000, 1)
-    old = content[:64]
-    worker_slots.write_state(content, 0, WORKER, 2000, 2)
-    new = content[:64]
-    for written in range(65):
-        content[:64] = new[:written] + old[written:]
-        assert worker_slots.read_state(content, 0) in ((WORKER, 1000, 1), (WORKER, 2000, 2))
+    worker_slots.write_state(content, 0, WORKER, 1000, 1, 9)
+    old = content[:80]
+    worker_slots.write_state(content, 0, WORKER, 2000, 2, 9)
+    new = content[:80]
+    for written in range(81):
+        content[:80] = new[:written] + old[written:]
+        assert worker_slots.read_state(content, 0) in ((WORKER, 1000, 1, 9), (WORKER, 2000, 2, 9))
 
 
 @pytest.mark.parametrize(
     "figures",
     [
-        (0, 5, 1, 1),
-        ((1 << 22) + 1, 5, 1, 1),
-        (77, 5, (1 << 50) + 1, 1),
-        (77, 5, 1, (1 << 20) + 1),
-        (77, 5, 1, 2**64 - 1),
+        (0, 5, 1, 1, 1),
+        ((1 << 22) + 1, 5, 1, 1, 1),
+        (77, 5, (1 << 50) + 1, 1, 1),
+        (77, 5, 1, (1 << 20) + 1, 1),
+        (77, 5, 1, 2**64 - 1, 1),
+        (77, 5, 1, 1, (1 << 60) + 1),
     ],
 )
 def test_absurd_figures_are_not_believed_though_their_checksum_is_right(
     content: mmap.mmap, figures: tuple[int, ...]
 ) -> None:
-    state = struct.pack("=IQQQ", *figures)
-    content[FIRST : FIRST + 64] = 2 * (state + struct.pack("=I", zlib.crc32(state)))
+    state = struct.pack("=IQQQQ", *figures)
+    content[FIRST : FIRST + 80] = 2 * (state + struct.pack("=I", zlib.crc32(state)))
     assert worker_slots.read_state(content, FIRST) is None
 
 
-@given(position=st.integers(0, 31), bit=st.integers(0, 7))
+@given(position=st.integers(0, 39), bit=st.integers(0, 7))
 def test_a_single_wrong_bit_is_noticed(position: int, bit: int) -> None:
     with mmap.mmap(-1, SIZE) as content:
-        worker_slots.write_state(content, FIRST, WORKER, 1000, 1)
-        for copy in (FIRST, FIRST + 32):
+        worker_slots.write_state(content, FIRST, WORKER, 1000, 1, 9)
+        for copy in (FIRST, FIRST + 40):
             content[copy + position] ^= 1 << bit
         assert worker_slots.read_state(content, FIRST) is None
 
@@ -148,9 +150,9 @@ def test_the_first_records_find_room(content: mmap.mmap) -> None:
 
 
 def test_a_full_set_of_records_does_not_touch_the_next_slot(content: mmap.mmap) -> None:
-    worker_slots.write_state(content, SECOND, WORKER, 1, 1)
+    worker_slots.write_state(content, SECOND, WORKER, 1, 1, 9)
     worker_slots.write_records(content, FIRST, {str(number): (1.0,) * FIELDS for number in range(ROUTES)}, 1.0)
-    assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 1)
+    assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 1, 9)
 
 
 @pytest.mark.parametrize("number", [-1.0, math.inf, -math.inf, 1e300])
@@ -167,7 +169,7 @@ def test_records_of_no_time_are_not_believed(content: mmap.mmap, now: float) -> 
     assert worker_slots.read_records(content, FIRST) == (0.0, b"")
 
 
-@given(position=st.integers(64, 64 + 16 + 40 - 1), bit=st.integers(0, 7))
+@given(position=st.integers(80, 80 + 16 + 40 - 1), bit=st.integers(0, 7))
 def test_a_single_wrong_bit_in_the_records_is_noticed(position: int, bit: int) -> None:
     with mmap.mmap(-1, SIZE) as content:
         worker_slots.write_records(content, FIRST, {"a": (1.0,) * FIELDS}, 1.0)
@@ -186,12 +188,12 @@ def test_any_bytes_can_be_read_and_tell_nothing(junk: bytes) -> None:
 def test_free_slots_are_taken_without_records_first_then_the_oldest(content: mmap.mmap) -> None:
     this = worker_slots.owner(os.getpid())
     assert this is not None
-    worker_slots.write_state(content, OFFSETS[1], this, 0, 0)
+    worker_slots.write_state(content, OFFSETS[1], this, 0, 0, 9)
     for age, slot in enumerate(OFFSETS):
         if age != 7:
             worker_slots.write_records(content, slot, {"a": (1.0,) * FIELDS}, 1000.0 - age)
     assert worker_slots.free(content) == OFFSETS[7]
-    worker_slots.write_state(content, OFFSETS[7], this, 0, 0)
+    worker_slots.write_state(content, OFFSETS[7], this, 0, 0, 9)
     assert worker_slots.free(content) == OFFSETS[-1]
 
 
@@ -199,7 +201,7 @@ def test_a_table_full_of_the_living_has_no_free_slot(content: mmap.mmap) -> None
     this = worker_slots.owner(os.getpid())
     assert this is not None
     for slot in OFFSETS:
-        worker_slots.write_state(content, slot, this, 0, 0)
+        worker_slots.write_state(content, slot, this, 0, 0, 9)
     assert worker_slots.free(content) is None
     assert len(worker_slots.living(content)) == len(OFFSETS)
 

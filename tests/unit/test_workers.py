@@ -307,8 +307,8 @@ def test_a_pid_that_was_given_anew_is_not_taken_for_the_worker(open_table: Open,
     this = worker_slots.owner(os.getpid())
     assert this is not None
     file = SharedFile(str(the_file(shm)), HEADER, SIZE)
-    worker_slots.write_state(file.content, OFFSETS[5], Owner(this.pid, this.started - 1), 100, 1)
-    worker_slots.write_state(file.content, OFFSETS[6], this, 20, 1)
+    worker_slots.write_state(file.content, OFFSETS[5], Owner(this.pid, this.started - 1), 100, 1, 0)
+    worker_slots.write_state(file.content, OFFSETS[6], this, 20, 1, 0)
     file.close()
     assert table.others(NOW) == Others(20, 1, 1)
 
@@ -350,7 +350,7 @@ def test_a_worker_whose_slot_another_one_has_takes_a_new_one(open_table: Open, s
         other = worker_slots.owner(process.pid)
         assert other is not None
         file = SharedFile(str(the_file(shm)), HEADER, SIZE)
-        worker_slots.write_state(file.content, OFFSETS[0], other, 20, 1)
+        worker_slots.write_state(file.content, OFFSETS[0], other, 20, 1, 0)
         file.close()
         one.others(NOW)
         assert two.others(NOW) == Others(120, 2, 2)
