@@ -1,0 +1,106 @@
+"""How late the event loop comes while requests are in flight."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from asgi_client import Client, http, steps
+from machine import Service
+
+from resource_monitor.middleware import MemoryBackpressureMiddleware
+from resource_monitor.middleware.gate import Gate
+
+
+@pytest.fixture
+def lags(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What gates are told."""
+    told: list[float] = []
+    original = Gate.lagged
+
+    def lagged(gate: Gate, seconds: float) -> None:
+        told.append(seconds)
+        original(gate, seconds)
+
+    monkeypatch.setattr(Gate, "lagged", lagged)
+    return told
+
+
+def run_for(middleware: Any, requests: int = 1) -> None:
+    async def main() -> None:
+        await asyncio.gather(*(Client(middleware, http()).task for _ in range(requests)))
+
+    asyncio.run(main())
+
+
+def test_a_handler_that_blocks_the_loop_is_noticed(service: Service, lags: list[float]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        time.sleep(0.3)
+        await asyncio.sleep(0.02)
+
+    run_for(MemoryBackpressureMiddleware(app, monitor=service.monitor))
+    assert max(lags) >= 0.2
+
+
+def test_one_that_only_takes_its_time_is_asked_about_again_and_again(service: Service, lags: list[float]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while len(lags) < 3:
+            await asyncio.sleep(0.01)
+
+    run_for(MemoryBackpressureMiddleware(app, monitor=service.monitor))
+    assert min(lags) >= 0
+
+
+def test_with_nothing_in_flight_the_loop_is_left_alone(service: Service, lags: list[float]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+
+    middleware = MemoryBackpressureMiddleware(app, monitor=service.monitor)
+
+    async def main() -> None:
+        timers: list[asyncio.TimerHandle] = []
+        loop = asyncio.get_running_loop()
+        original = loop.call_later
+
+        def call_later(*args: Any, **options: Any) -> asyncio.TimerHandle:
+            timers.append(original(*args, **options))
+            return timers[-1]
+
+        loop.call_later = call_later  # type: ignore[method-assign]
+        await asyncio.gather(*(Client(middleware, http()).task for _ in range(10)))
+        await steps(2)
+        assert [timer.cancelled() for timer in timers] == [True]  # one for all
+
+    asyncio.run(main())
+    assert lags == []
+
+
+def test_a_loop_that_was_closed_in_the_middle_does_not_matter_to_the_next(service: Service, lags: list[float]) -> None:
+    hangs = True
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while hangs or not lags:
+            await asyncio.sleep(0.01)
+
+    middleware = MemoryBackpressureMiddleware(app, monitor=service.monitor)
+    loop = asyncio.new_event_loop()
+    pending = loop.create_task(middleware(http(), None, None))  # type: ignore[arg-type]
+    loop.run_until_complete(asyncio.sleep(0))
+    hangs = False
+    run_for(middleware)
+    assert lags
+    pending.cancel()
+    loop.run_until_complete(asyncio.gather(pending, return_exceptions=True))
+    loop.close()
+    assert middleware.statistics().in_flight == 0
+
+
+def test_under_trio_nothing_is_measured(service: Service, lags: list[float]) -> None:
+    trio = pytest.importorskip("trio")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await trio.sleep(0.06)
+
+    trio.run(MemoryBackpressureMiddleware(app, monitor=service.monitor), http(), None, None)
+    assert lags == []
