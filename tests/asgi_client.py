@@ -1,4 +1,4 @@
-"""A client of an ASGI app without a server between: what it sends is received by the app, what the app sends is kept."""
+"""A client of an ASGI app without a server between them: the app receives what it sends; what it answers is kept."""
 
 from __future__ import annotations
 
