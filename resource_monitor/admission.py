@@ -145,6 +145,7 @@ class Route:
         "_missed",
         "_most",
         "_probing",
+        "_refused_since",
         "_round",
         "_since",
         "_taken",
@@ -166,6 +167,7 @@ class Route:
         self.floor: float | None = None
         self.unseen = 0.0
         self._since = 0.0
+        self._refused_since: float | None = None
         self._begun = False
         self._good = self._lost = self._most = 0
         self._held_back = False
@@ -232,8 +234,11 @@ class Admission:
             self._capped = True
             return Reason.LATENCY
         if left < self.wants(route, need, priority):
-            if route.unseen and now - route._since >= _PATIENCE:
-                route.unseen, route._since = _unless_little(route.unseen / 2), now  # nothing ends that would teach it
+            if route._refused_since is None:
+                route._refused_since = now
+            elif route.unseen and now - route._refused_since >= _PATIENCE:
+                # nothing starts or ends that would teach it
+                route.unseen, route._refused_since = _unless_little(route.unseen / 2), now
             return Reason.MEMORY
         if not _warm_enough(route, left, now):
             return Reason.COLD_START
@@ -256,6 +261,7 @@ class Admission:
         assert route.in_flight > 0
         self.in_flight -= 1
         route.in_flight -= 1
+        route._refused_since = None
         if route.in_flight == 0:
             self._busy.discard(route)
             route._taken = 0.0
@@ -285,6 +291,7 @@ class Admission:
         self.in_flight += 1
         route.in_flight += 1
         route._unanswered += 1
+        route._refused_since = None
         route._most = max(route._most, route.in_flight)
         self._busy.add(route)
 
@@ -405,6 +412,9 @@ class Admission:
 
 
 def _warm_enough(route: Route, left: int, now: float) -> bool:
+    if route.unseen and route.in_flight == 0:
+        # among many in flight some have not taken anything yet; those of a first burst will, all together
+        route._cold = route._answered = 0
     if route._cold >= _WARM or route.lost:
         return True
     if not route._cold:

@@ -1,0 +1,400 @@
+"""Memory that the allocation guard does not see: what readings tell of it, and what that does on a virtual clock."""
+
+import random
+
+import pytest
+from simulated import LOWEST, MB, Job, Service, Step, poisson
+
+from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
+
+FLOOR = 16 * MB
+LEAST = 1 << 17
+
+
+def known(unseen: float = 0.0) -> Route:
+    """A class that is not new, whose requests are known to take so much unseen."""
+    return Route(Learned(floor=None, unseen=unseen, rate=None, window=None))
+
+
+def busy(*routes: tuple[Route, int]) -> Admission:
+    """So many of each class are in flight, and 200 MB are left."""
+    admission = Admission(FLOOR)
+    for route, number in routes:
+        for _ in range(number):
+            admission.starts(route)
+    admission.read(200 * MB, 0, 0.0)
+    return admission
+
+
+def end(admission: Admission, route: Route, number: int, now: float) -> None:
+    for _ in range(number):
+        admission.answers(route)
+        admission.ends(route, now, lost=False)
+
+
+def wanted(admission: Admission, route: Route) -> int:
+    """Beyond the floor."""
+    return admission.wants(route, 0, Priority.DEFAULT) - FLOOR
+
+
+# --- what grew unseen ---
+
+
+def test_what_grew_beyond_what_the_guard_let_pass_was_taken_unseen() -> None:
+    route = known()
+    busy((route, 4)).read(192 * MB, 0, 1.0)
+    assert route.unseen == 2 * MB
+
+
+def test_what_the_guard_let_pass_was_not_taken_unseen() -> None:
+    route = known()
+    admission = busy((route, 4))
+    admission.read(192 * MB, 8 * MB, 1.0)
+    assert route.unseen == 0
+    admission.read(176 * MB, 16 * MB, 2.0)
+    assert route.unseen == 2 * MB
+
+
+def test_what_the_guard_let_pass_may_show_a_moment_later() -> None:
+    route = known()
+    admission = busy((route, 4))
+    admission.read(200 * MB, 8 * MB, 0.01)
+    admission.read(192 * MB, 8 * MB, 0.02)
+    assert route.unseen == 0
+
+
+def test_half_of_what_passed_shows_within_a_quarter_of_a_second_or_never() -> None:
+    route = known()
+    admission = busy((route, 4))
+    admission.read(200 * MB, 8 * MB, 0.25)
+    admission.read(192 * MB, 8 * MB, 0.26)
+    assert route.unseen == pytest.approx(1 * MB)
+
+
+def test_memory_that_is_given_back_while_as_much_passes_will_not_show_later() -> None:
+    route = known()
+    admission = busy((route, 4))
+    admission.read(208 * MB, 0, 0.01)
+    admission.read(200 * MB, 0, 0.02)
+    assert route.unseen == 2 * MB
+
+
+def test_small_steps_add_up_to_what_is_no_noise() -> None:
+    route = known()
+    admission = busy((route, 1))
+    for step in range(1, 6):
+        admission.read(200 * MB - step * MB // 2, 0, step / 100)
+    assert route.unseen >= 1.5 * MB
+
+
+def test_less_than_a_mebibyte_in_a_quarter_of_a_second_is_noise() -> None:
+    route = known()
+    admission = busy((route, 1))
+    for step in range(1, 10):
+        admission.read(200 * MB - step * MB, 0, step * 0.3)
+    assert route.unseen == 0
+
+
+def test_what_grows_while_nothing_is_in_flight_is_nobody_s() -> None:
+    admission, route = Admission(FLOOR), known()
+    admission.read(200 * MB, 0, 0.0)
+    admission.read(150 * MB, 0, 1.0)
+    admission.starts(route)
+    admission.read(150 * MB, 0, 2.0)
+    assert route.unseen == 0
+
+
+def test_the_first_reading_tells_of_no_growth() -> None:
+    admission, route = Admission(FLOOR), known()
+    admission.starts(route)
+    admission.read(10 * MB, 0, 1.0)
+    assert route.unseen == 0
+
+
+def test_a_child_process_is_put_down_nothing_of_what_its_parent_took() -> None:
+    route = known()
+    admission = busy((route, 4))
+    admission.read(192 * MB, 0, 1.0)
+    admission.forget()
+    admission.starts(route)
+    assert admission.unshown() == 2 * MB
+
+
+# --- whose it is ---
+
+
+def test_classes_of_which_nothing_is_known_share_by_number() -> None:
+    one, three = known(), known()
+    busy((one, 1), (three, 3)).read(192 * MB, 0, 1.0)
+    assert one.unseen == three.unseen == 2 * MB
+
+
+def test_growth_is_put_down_to_classes_by_what_they_are_known_to_take() -> None:
+    large, small = known(6 * MB), known(2 * MB)
+    admission = busy((large, 2), (small, 2))
+    admission.read(168 * MB, 0, 1.0)
+    assert (large.unseen, small.unseen) == (12 * MB, 4 * MB)
+
+
+def test_pings_are_not_blamed_for_jobs() -> None:
+    job, ping = known(32 * MB), known()
+    admission = busy((job, 1), (ping, 4))
+    for second in range(1, 30):
+        admission.read(200 * MB - 32 * MB * (second % 2), 0, float(second))
+    assert ping.unseen == 0
+
+
+def test_less_than_some_kilobytes_a_request_is_nothing() -> None:
+    route = known()
+    busy((route, 20)).read(200 * MB - 20 * LEAST + 20, 0, 1.0)
+    assert route.unseen == 0
+    route = known()
+    busy((route, 20)).read(200 * MB - 20 * LEAST, 0, 1.0)
+    assert route.unseen == LEAST
+
+
+def test_one_growth_may_be_chance_and_says_no_more_than_a_floor() -> None:
+    route = known()
+    admission = busy((route, 1))
+    admission.read(100 * MB, 0, 1.0)
+    assert route.unseen == FLOOR
+    admission.read(90 * MB, 0, 2.0)
+    assert route.unseen == 2 * FLOOR
+
+
+def test_the_most_that_was_seen_is_what_counts() -> None:
+    route = known(8 * MB)
+    busy((route, 4)).read(192 * MB, 0, 1.0)
+    assert route.unseen == 8 * MB
+
+
+def test_a_near_miss_says_that_it_is_more() -> None:
+    route = known()
+    admission = busy((route, 2))
+    admission.read(8 * MB, 0, 0.1)
+    assert route.unseen == FLOOR
+    admission.read(6 * MB, 0, 0.2)
+    assert route.unseen == pytest.approx(2 * FLOOR * 1.3)
+
+
+def test_one_near_miss_a_count_is_enough() -> None:
+    route = known(40 * MB)
+    admission = busy((route, 8))
+    for step in range(1, 5):
+        admission.read(8 * MB - step * 2 * MB, 0, step / 10)
+    assert route.unseen == pytest.approx(40 * MB * 1.3)
+    end(admission, route, 8, 1.0)
+    end_of_count = route.unseen
+    assert end_of_count == pytest.approx(40 * MB * 1.3)
+
+
+def test_what_was_seen_fades_with_every_count_until_it_is_nothing() -> None:
+    route = known(8.0 * MB)
+    admission = Admission(FLOOR)
+    now = 0.0
+    for count in range(1, 4):
+        for _ in range(8):
+            admission.starts(route)
+        for answer in range(8):
+            admission.ends(route, now + 0.3 * answer / 7, lost=False)
+        now += 0.3
+        assert route.unseen == pytest.approx(8 * MB * 0.98**count)
+    route.unseen = LEAST
+    for _ in range(8):
+        admission.starts(route)
+    for answer in range(8):
+        admission.ends(route, now + 0.3 * answer / 7, lost=False)
+    assert route.unseen == 0
+
+
+# --- what must be left ---
+
+
+def test_what_requests_will_take_yet_must_be_left_for_them_and_the_next() -> None:
+    route, other = known(8 * MB), known()
+    admission = busy((route, 3))
+    assert wanted(admission, route) == (3 + 1) * 8 * MB
+    assert wanted(admission, other) == 3 * 8 * MB
+    assert admission.decide(route, FLOOR + 32 * MB - 1, 1.0) is Reason.MEMORY
+    assert admission.decide(route, FLOOR + 32 * MB, 1.0) is None
+
+
+def test_what_shows_need_not_be_left_any_more() -> None:
+    route = known(8 * MB)
+    admission = busy((route, 3))
+    admission.read(184 * MB, 0, 1.0)
+    assert wanted(admission, route) == (1 + 1) * 8 * MB
+    admission.read(176 * MB, 0, 2.0)
+    assert wanted(admission, route) == 8 * MB
+
+
+def test_what_is_given_back_is_not_taken_for_that_of_who_is_still_there() -> None:
+    route = known(8 * MB)
+    admission = busy((route, 3))
+    admission.read(176 * MB, 0, 1.0)
+    end(admission, route, 1, 1.1)
+    admission.read(184 * MB, 0, 1.2)
+    assert wanted(admission, route) == 8 * MB
+    admission.starts(route)
+    assert wanted(admission, route) == 2 * 8 * MB
+
+
+def test_what_is_given_back_is_shared_by_what_was_taken() -> None:
+    large, small = known(12 * MB), known(4 * MB)
+    admission = busy((large, 1), (small, 1))
+    admission.read(184 * MB, 0, 1.0)
+    assert admission.unshown() == 0
+    admission.read(192 * MB, 0, 2.0)
+    assert admission.unshown() == 8 * MB
+    end(admission, large, 1, 2.1)
+    assert admission.unshown() == 2 * MB
+
+
+def test_a_class_of_which_nothing_is_in_flight_has_taken_nothing() -> None:
+    route, other = known(8 * MB), known()
+    admission = busy((route, 1), (other, 1))
+    admission.read(192 * MB, 0, 1.0)
+    end(admission, route, 1, 1.1)
+    admission.starts(route)
+    assert admission.unshown() == pytest.approx(8 * MB, rel=0.05)
+
+
+def test_the_only_request_may_start_however_much_its_class_takes() -> None:
+    route = known(500 * MB)
+    assert Admission(FLOOR).decide(route, FLOOR, 1.0) is None
+
+
+def refused(admission: Admission, route: Route, *times: float) -> None:
+    for now in times:
+        assert admission.decide(route, FLOOR, now) is Reason.MEMORY
+
+
+def test_a_class_that_is_refused_for_long_while_nothing_ends_is_thought_half_as_large() -> None:
+    route = known(64.0 * MB)
+    admission = busy((known(), 1))
+    refused(admission, route, 100.0, 104.9)
+    assert route.unseen == 64 * MB
+    refused(admission, route, 105.0, 109.9)
+    assert route.unseen == 32 * MB
+    refused(admission, route, 110.0)
+    assert route.unseen == 16 * MB
+    assert admission.decide(route, FLOOR + 16 * MB, 110.0) is None
+
+
+def test_a_class_is_not_thought_smaller_for_what_was_before_it_idled() -> None:
+    route = known(8.0 * MB)
+    admission = busy((route, 3))
+    end(admission, route, 3, 1.0)
+    admission.starts(route)
+    refused(admission, route, 60.0)
+    assert route.unseen == 8 * MB
+
+
+def test_while_requests_start_and_end_a_class_is_not_thought_smaller() -> None:
+    route = known(8.0 * MB)
+    admission = busy((route, 2))
+    refused(admission, route, 100.0, 104.0)
+    end(admission, route, 1, 104.5)
+    refused(admission, route, 105.0, 109.9)
+    admission.starts(route)
+    refused(admission, route, 110.0, 114.9)
+    assert route.unseen == 8 * MB
+
+
+# --- a new class ---
+
+
+def test_time_in_which_memory_grows_unseen_makes_no_class_less_new() -> None:
+    admission, route = Admission(0), Route()
+    room = 10 * (12 << 20)
+    admission.read(room, 0, 0.0)
+    while admission.decide(route, room, 0.0) is None:
+        pass
+    admission.read(room - 8 * MB, 0, 0.4)
+    assert admission.decide(route, room, 0.8) is Reason.COLD_START
+    assert admission.decide(route, room, 0.9) is None
+
+
+def test_a_class_whose_need_is_seen_is_not_new_any_more_once_as_many_were_answered() -> None:
+    admission, route = Admission(FLOOR), Route()
+    room = 10 * (12 << 20)
+    admission.read(room, 0, 0.0)
+    while admission.decide(route, room, 0.0) is None:
+        pass
+    admission.read(room - 10 * MB, 0, 0.1)
+    for _ in range(10):
+        admission.answers(route)
+    assert all(admission.decide(route, 1 << 40, 0.2) is None for _ in range(1000))
+
+
+def test_a_class_with_unseen_memory_begins_anew_after_idling() -> None:
+    route = known(8.0 * MB)
+    admission = Admission(0)
+    room = 10 * (12 << 20)
+    started = 0
+    while admission.decide(route, 1000 * room if started else room, 0.0) is None:
+        started += 1
+    assert started == 10
+    for _ in range(10):
+        admission.answers(route)
+    assert admission.decide(route, 1000 * room, 0.1) is None
+
+
+# --- simulations ---
+
+
+def array(_: random.Random) -> tuple[str, list[Step]]:
+    return "work", [("wait", 0.1), ("grab", 8 * MB), ("wait", 0.2)]
+
+
+def at_once(_: random.Random) -> tuple[str, list[Step]]:
+    return "work", [("grab", 8 * MB), ("wait", 0.2)]
+
+
+def grow(_: random.Random) -> tuple[str, list[Step]]:
+    return "work", [("grab", 0.4 * MB), ("wait", 0.02)] * 20
+
+
+def child(_: random.Random) -> tuple[str, list[Step]]:
+    return "work", [("wait", 0.02), ("grab", 16 * MB), ("wait", 0.5)]
+
+
+def array_and_pings(rng: random.Random) -> tuple[str, list[Step]]:
+    return ("ping", []) if rng.random() < 0.8 else array(rng)
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+@pytest.mark.parametrize(
+    ("job", "rate", "fit"),
+    [(array, 250, 25), (at_once, 250, 25), (grow, 250, 25), (child, 50, 12)],
+)
+def test_nothing_is_killed_and_most_of_what_fits_is_served(job: Job, rate: float, fit: int, seed: int) -> None:
+    service, best = Service(lowest=LOWEST), Service(paced=False, limit=fit)
+    service.run(job, poisson(rate, 20, seed), seed)
+    best.run(job, poisson(rate, 20, seed), seed)
+    assert service.kills == best.kills == 0
+    assert service.rate(service.good, 0, 20) >= 0.6 * best.rate(best.good, 0, 20)
+
+
+def test_the_same_load_unpaced_is_killed() -> None:
+    service = Service(paced=False)
+    service.run(array, poisson(250, 20, seed=1))
+    assert service.kills > 3
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_pings_pass_while_others_wait_for_unseen_memory(seed: int) -> None:
+    service = Service(lowest=LOWEST)
+    service.run(array_and_pings, poisson(1000, 10, seed), seed)
+    assert service.kills == 0
+    assert service.rate(service.shed, 1, 10, "ping") < 0.2 * service.rate(service.good, 1, 10, "ping")
+    assert service.rate(service.good, 1, 10, "work") > 40
+
+
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_waves_of_load_that_takes_memory_unseen_are_survived_one_and_all(seed: int) -> None:
+    service = Service(lowest=LOWEST)
+    for wave in range(3):
+        service.run(array, poisson(250, 15 * wave + 5, seed + wave, since=15 * wave))
+    assert service.kills == 0
+    assert service.rate(service.good, 31, 35) > 40
