@@ -72,9 +72,11 @@ class Admitted:
 
     def answered(self) -> None:
         """The request began its answer; however often this is said."""
-        if self._gate is not None and not self._answered:
+        gate = self._gate
+        if gate is not None and not self._answered:
             self._answered = True
-            self._gate.answered(self._route)
+            if self._epoch == gate.epoch:
+                gate.answered(self._route)
 
     def leave(self) -> None:
         """The request is over; however often this is said."""
@@ -329,13 +331,14 @@ class Gate:
             now = time.monotonic()
             admission, ledger = self._admission, self._ledger
             others = self._sharing.others(now) if self._sharing else _ALONE
-            if headroom != self._seen:
+            known = headroom != UNBOUNDED  # what could not be read is no measure for what is read later
+            if known and headroom != self._seen:
                 self._seen = headroom
                 admission.read(
                     headroom, passed() + others.passed, now, others=others.workers, elsewhere=others.in_flight
                 )
             left = headroom
-            if ledger is not None and (ask.need or ledger.promised):
+            if known and ledger is not None and (ask.need or ledger.promised):
                 left = ledger.left(headroom)
             route = self._routes.find(ask.method, ask.path)
             admitted = Admitted(self, route)
@@ -433,6 +436,7 @@ class Gate:
             lowest = min(floor, int(_LOWEST_SHARE * guarded_floor()))
         with self._lock:
             self._admission.floor, self._admission.lowest = floor, lowest
+            self._admission.rebase()
         monitor.watch(floor)
 
     def _read(self) -> int:

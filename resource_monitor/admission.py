@@ -349,6 +349,11 @@ class Admission:
             grown *= self.in_flight / (self.in_flight + elsewhere)
             self._grow(grown, near_miss=headroom < self.floor / 2, now=now)
 
+    def rebase(self) -> None:
+        """The limits changed: what the next reading differs by from the last one was not taken by anyone."""
+        self._reading = None
+        self._told = (0, -math.inf)
+
     def _grow(self, grown: float, *, near_miss: bool, now: float) -> None:
         """Put ``grown`` bytes down to the classes in flight, by what they are known to take."""
         weights = {route: route.in_flight * max(route.unseen, _LEAST) for route in self._busy}

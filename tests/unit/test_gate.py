@@ -1,23 +1,44 @@
 import logging
-from collections.abc import Callable
+import os
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from machine import GIB, MIB, Machine, Service
 
-from resource_monitor import Resource, counts
-from resource_monitor.admission import Pressure
+from resource_monitor import Resource, counts, guard, reserve
+from resource_monitor.admission import Pressure, Priority, Reason
 from resource_monitor.counts import CountMonitor
 from resource_monitor.errors import ConfigurationError
 from resource_monitor.limits import open_file_limits, task_limits
 from resource_monitor.middleware import gate as module
-from resource_monitor.middleware.gate import Gate
+from resource_monitor.middleware.asking import Ask
+from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.monitor import MemoryMonitor
 
 
 @pytest.fixture
 def gate(service: Service) -> Gate:
     return Gate(monitor=service.monitor)
+
+
+@pytest.fixture
+def real_clock_stopped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes when the service's clock says so."""
+    monkeypatch.setattr(module.time, "monotonic", service.clock)
+
+
+def enter(gate: Gate, path: str = "/", method: str = "GET") -> Admitted:
+    """A request that is let in."""
+    admitted = gate.enter(method, path)
+    assert admitted is not None
+    return admitted
+
+
+def shed(gate: Gate, path: str = "/") -> None:
+    """A request that is not."""
+    assert gate.enter("GET", path) is None
 
 
 def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
@@ -76,6 +97,18 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
         (
             {"also": {Resource.OPEN_FILES: "5%"}},
             "also has '5%' for Resource.OPEN_FILES; give how many must be left, such as 32.",
+        ),
+        *(
+            (
+                {"max_in_flight": number},
+                f"max_in_flight={number!r} is no number of requests; give a whole number from 1, or None.",
+            )
+            for number in (0, -1, True, 1.5, "3")
+        ),
+        *(
+            ({name: value}, f"{name}={value!r} is no time to wait; give seconds, from 0 to 3600.")
+            for name in ("max_wait", "body_timeout")
+            for value in (-1, 3601, True, "1", None, float("nan"))
         ),
         ({"retry_after": 0}, "retry_after=0 is not a number of seconds; give a whole number from 1 to 86400."),
     ],
@@ -383,3 +416,455 @@ def test_shedding_is_logged_when_it_begins_and_when_it_ends(
         (logging.INFO, "Shedding ended: 224.0 MiB available."),
     ]
     assert gate.statistics().pressure is Pressure.OK
+
+
+# --- every refusal has its reason ---
+
+
+def filled(service: Service, gate: Gate) -> None:
+    service.fill()
+
+
+def paced(service: Service, gate: Gate) -> None:
+    """Half of what started was lost, and one is in flight still."""
+    requests = [enter(gate) for _ in range(18)]
+    for request in requests[1::2]:
+        request.lose()
+        request.leave()
+    for request in requests[::2]:
+        service.clock.pass_(0.05)
+        request.leave()
+    enter(gate)
+
+
+def lagging(service: Service, gate: Gate) -> None:
+    for _ in range(5):
+        enter(gate)
+    for _ in range(20):
+        service.clock.pass_(0.15)
+        gate.lagged(0.1)
+
+
+def new(service: Service, gate: Gate) -> None:
+    """As many are unanswered as may be while it is not known what they take."""
+    for _ in range(18):
+        enter(gate)
+
+
+def at_the_cap(service: Service, gate: Gate) -> None:
+    for number in range(10):
+        enter(gate, f"/a{number % 2}")
+
+
+def unreadable(service: Service, gate: Gate) -> None:
+    service.break_probe()
+
+
+@pytest.mark.usefixtures("real_clock_stopped")
+@pytest.mark.parametrize(
+    ("make", "options", "reason", "sentence"),
+    [
+        (filled, {}, Reason.MEMORY, "1.0 MiB of memory available, 16.0 MiB wanted"),
+        (paced, {}, Reason.PACE, "GET / starts no faster than it completes"),
+        (lagging, {}, Reason.LATENCY, "the event loop lags"),
+        (new, {}, Reason.COLD_START, "what GET / needs is not known yet"),
+        (at_the_cap, {"max_in_flight": 10}, Reason.IN_FLIGHT, "max_in_flight requests are in flight"),
+        (unreadable, {"on_probe_error": "refuse"}, Reason.PROBE_ERROR, "memory cannot be read"),
+    ],
+)
+def test_every_refusal_is_counted_by_its_reason_and_the_first_one_logged_with_it(
+    service: Service,
+    make: Callable[[Service, Gate], None],
+    options: dict[str, Any],
+    reason: Reason,
+    sentence: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gate = Gate(monitor=service.monitor, **options)
+    make(service, gate)
+    while gate.enter("GET", "/") is not None:
+        pass
+    shed(gate)
+    found = gate.statistics()
+    assert found.shed_by_reason == {reason: 2}
+    assert found.shed == 2
+    assert found.pressure is Pressure.SHEDDING
+    assert [text for level, text in messages(caplog) if level == logging.WARNING] == [
+        f"Shedding: {sentence}; requests are answered 503 until there is room again."
+    ]
+
+
+def test_a_body_that_finds_no_room_is_counted_and_logged(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    gate.count_refusal(Ask("POST", "/files/17"), Reason.BODY)
+    assert gate.statistics().shed_by_reason == {Reason.BODY: 1}
+    assert messages(caplog) == [
+        (
+            logging.WARNING,
+            "Shedding: no room for the body of POST /files/{}; requests are answered 503 until there is room again.",
+        )
+    ]
+
+
+def test_a_body_that_is_too_large_is_counted_and_no_time_of_shedding(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate.count_refusal(Ask("POST", "/files/17"), Reason.TOO_LARGE)
+    assert gate.statistics().shed_by_reason == {Reason.TOO_LARGE: 1}
+    assert gate.statistics().pressure is Pressure.OK
+    assert messages(caplog) == []
+
+
+def test_reasons_are_counted_apart(service: Service, few_descriptors: Callable[[int], None]) -> None:
+    gate = Gate(monitor=service.monitor, also={Resource.OPEN_FILES: 32}, max_in_flight=1)
+    request = enter(gate)
+    shed(gate)
+    request.leave()
+    few_descriptors(1)
+    shed(gate)
+    few_descriptors(100)
+    service.fill()
+    shed(gate)
+    assert gate.statistics().shed_by_reason == {Reason.IN_FLIGHT: 1, Reason.COUNT: 1, Reason.MEMORY: 1}
+
+
+def test_to_ask_again_is_no_refusal(service: Service, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    service.fill()
+    ask = Ask("GET", "/")
+    assert [gate.attempt(ask) for _ in range(3)] == [Reason.MEMORY] * 3
+    assert gate.statistics().shed == 0
+    assert messages(caplog) == []
+    assert gate.refuse(ask, Reason.MEMORY) is None
+    assert gate.statistics().shed == 1
+
+
+@pytest.mark.usefixtures("real_clock_stopped")
+def test_pressure_rises_before_anything_is_refused(service: Service, gate: Gate) -> None:
+    service.use(225 * MIB)
+    enter(gate, "/a")
+    assert gate.statistics().pressure is Pressure.ELEVATED
+    service.empty()
+    enter(gate, "/a")
+    assert gate.statistics().pressure is Pressure.OK
+
+
+# --- dry run ---
+
+
+def test_a_dry_run_decides_counts_and_logs_but_admits(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate(monitor=service.monitor, dry_run=True)
+    service.fill()
+    requests = [enter(gate) for _ in range(3)]
+    found = gate.statistics()
+    assert (found.shed_by_reason, found.in_flight) == ({Reason.MEMORY: 3}, 3)
+    assert found.routes["GET /"].in_flight == 3
+    assert found.pressure is Pressure.SHEDDING
+    assert messages(caplog) == [
+        (
+            logging.WARNING,
+            "Dry run, nothing is refused: Shedding: 1.0 MiB of memory available, 16.0 MiB wanted; requests are "
+            "answered 503 until there is room again.",
+        )
+    ]
+    for request in requests:
+        request.leave()
+    assert gate.statistics().in_flight == 0
+
+
+def test_a_dry_run_installs_no_guard_unless_it_is_told_to() -> None:
+    Gate(limit="8GiB", dry_run=True)
+    assert guard._installed is None
+    Gate(limit="8GiB", dry_run=True, allocation_guard=True)
+    assert guard._installed is not None
+
+
+# --- what is known of requests ---
+
+
+def test_what_a_request_costs_is_kept_for_it_until_it_ends(service: Service) -> None:
+    gate = Gate(monitor=service.monitor, request_cost="100MiB")
+    ask = gate.ask({}, "GET", "/")
+    first, second = gate.attempt(ask), gate.attempt(ask)
+    assert isinstance(first, Admitted)
+    assert isinstance(second, Admitted)
+    assert gate.statistics().promised == 200 * MIB
+    assert gate.attempt(ask) is Reason.MEMORY
+    assert gate.attempt(Ask("GET", "/ping")) is not Reason.MEMORY
+    first.leave()
+    first.leave()
+    assert gate.statistics().promised == 100 * MIB
+    assert isinstance(gate.attempt(ask), Admitted)
+
+
+def test_a_refused_request_is_promised_nothing(service: Service) -> None:
+    gate = Gate(monitor=service.monitor, request_cost="300MiB")
+    assert gate.attempt(gate.ask({}, "GET", "/")) is Reason.MEMORY
+    assert gate.statistics().promised == 0
+
+
+def test_the_log_says_what_a_request_would_have_needed(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate(monitor=service.monitor, request_cost="300MiB")
+    ask = gate.ask({}, "GET", "/")
+    gate.refuse(ask, Reason.MEMORY if gate.attempt(ask) is Reason.MEMORY else Reason.BODY)
+    assert "Shedding: 224.0 MiB of memory available, 316.0 MiB wanted;" in caplog.text
+
+
+def test_reserved_memory_is_not_left_for_requests(service: Service, gate: Gate) -> None:
+    with reserve(200 * MIB, monitor=service.monitor):
+        assert gate.statistics().promised == 200 * MIB
+        enter(gate).leave()
+        with reserve(12 * MIB, monitor=service.monitor):
+            shed(gate)
+    enter(gate)
+
+
+def test_a_request_is_asked_for_as_the_users_callables_say(service: Service) -> None:
+    gate = Gate(
+        monitor=service.monitor,
+        request_cost=lambda carrier: carrier["cost"],
+        priority=lambda carrier: carrier["priority"],
+    )
+    ask = gate.ask({"cost": 10, "priority": Priority.SHEDDABLE}, "GET", "/x", "/app", body=5)
+    assert ask == Ask("GET", "/x", "/app", 15, Priority.SHEDDABLE)
+
+
+def test_critical_requests_are_let_in_where_others_are_not_and_sheddable_ones_go_first(service: Service) -> None:
+    gate = Gate(monitor=service.monitor, priority=lambda carrier: carrier["priority"])
+
+    def admits(priority: Priority) -> bool:
+        answer = gate.attempt(gate.ask({"priority": priority}, "GET", f"/{priority}"))
+        if isinstance(answer, Admitted):
+            answer.leave()
+        return isinstance(answer, Admitted)
+
+    for left, admitted in [(32, 3), (31, 2), (16, 2), (15, 1), (8, 1), (7, 0)]:
+        service.use((256 - left) * MIB)
+        assert [admits(priority) for priority in (Priority.CRITICAL, Priority.DEFAULT, Priority.SHEDDABLE)] == [
+            number < admitted for number in range(3)
+        ]
+
+
+def test_exempt_requests_take_no_place_of_the_others(service: Service) -> None:
+    gate = Gate(monitor=service.monitor, max_in_flight=1)
+    exempt = enter(gate, "/livez")
+    assert exempt.exempt
+    request = enter(gate)
+    assert not request.exempt
+    shed(gate)
+    enter(gate, "/livez")
+    assert gate.in_flight == gate.statistics().in_flight == 3
+
+
+# --- what a request says of itself ---
+
+
+def test_a_request_that_ran_out_of_memory_is_counted_once(gate: Gate) -> None:
+    request = enter(gate, "/work")
+    request.lose()
+    request.lose()
+    request.leave()
+    request.leave()
+    found = gate.statistics()
+    assert (found.in_flight, found.wasted, found.admitted) == (0, 1, 1)
+    assert found.routes["GET /work"].wasted == 1
+
+
+def test_an_answer_is_told_once_and_lets_others_of_a_new_class_start(gate: Gate) -> None:
+    requests = [enter(gate, "/new") for _ in range(18)]
+    shed(gate, "/new")
+    for _ in range(3):
+        requests[0].answered()
+    enter(gate, "/new")
+    shed(gate, "/new")
+    requests[0].leave()
+    shed(gate, "/new")
+
+
+def test_classes_are_told_of_while_there_is_something_to_tell(gate: Gate) -> None:
+    assert gate.statistics().routes == {}
+    requests = [enter(gate, f"/users/{number}/orders") for number in range(2)]
+    [(name, route)] = gate.statistics().routes.items()
+    assert name == "GET /users/{}/orders"
+    assert (route.in_flight, route.wasted, route.rate, route.window) == (2, 0, None, None)
+    assert (route.floor, route.unseen) == (16 * MIB, 0)
+    for request in requests:
+        request.leave()
+    assert gate.statistics().routes == {}
+
+
+@pytest.mark.usefixtures("real_clock_stopped")
+def test_a_class_s_pace_is_told(service: Service, gate: Gate) -> None:
+    paced(service, gate)
+    route = gate.statistics().routes["GET /"]
+    assert (route.in_flight, route.wasted) == (1, 9)
+    assert route.rate or route.window
+
+
+@pytest.mark.usefixtures("real_clock_stopped")
+def test_what_a_class_takes_unseen_is_told(service: Service, gate: Gate) -> None:
+    for _ in range(4):
+        enter(gate, "/array")
+    service.use(64 * MIB)
+    enter(gate, "/ping")
+    found = gate.statistics().routes
+    assert found["GET /array"].unseen == 8 * MIB
+    assert found["GET /ping"].unseen == 0
+
+
+def test_the_age_of_the_reading_is_told(service: Service) -> None:
+    gate = Gate(monitor=service.monitor)
+    enter(gate)
+    assert gate.statistics().reading_age == 0
+    service.clock.pass_(3)
+    assert gate.statistics().reading_age == 3
+
+
+def test_what_the_allocator_gave_back_is_told(service: Service, gate: Gate) -> None:
+    class Holder:
+        def dirty(self) -> int:
+            return 100 * MIB
+
+        def relieve(self) -> bool:
+            service.machine.container(usage=155 * MIB)
+            return True
+
+    service.monitor.allocator = Holder()  # type: ignore[assignment]
+    service.fill()
+    enter(gate)
+    found = gate.statistics()
+    assert (found.reliefs, found.relieved) == (1, 100 * MIB)
+
+
+def test_before_memory_could_be_read_there_is_nothing_to_tell_of_it(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "default_monitor", lambda: MemoryMonitor(root=str(machine)))
+    machine.make_unreadable("/proc/self/cgroup")
+    found = Gate().statistics()
+    assert (found.reading_age, found.reliefs, found.promised, found.workers) == (None, 0, 0, 0)
+
+
+def test_those_that_wait_are_told(gate: Gate) -> None:
+    gate.waits(1)
+    gate.waits(1)
+    gate.waits(-1)
+    assert gate.statistics().waiting == 1
+
+
+# --- readings that are no measure ---
+
+
+@pytest.mark.usefixtures("real_clock_stopped")
+def test_memory_that_could_not_be_read_for_a_while_was_not_taken_unseen(service: Service, gate: Gate) -> None:
+    enter(gate, "/a")
+    service.break_probe()
+    enter(gate, "/b")
+    service.mend_probe()
+    enter(gate, "/c")
+    assert [route.unseen for route in gate.statistics().routes.values()] == [0, 0, 0]
+
+
+def test_promises_still_count_when_memory_could_not_be_read_for_a_while(service: Service, gate: Gate) -> None:
+    with reserve(212 * MIB, monitor=service.monitor):
+        service.use(40 * MIB)
+        shed(gate)
+        service.break_probe()
+        enter(gate).leave()
+        service.mend_probe()
+        service.use(41 * MIB)
+        shed(gate)
+
+
+@pytest.mark.usefixtures("real_clock_stopped")
+def test_a_limit_that_was_lowered_was_not_taken_unseen(service: Service, gate: Gate) -> None:
+    enter(gate, "/a")
+    service.use(32 * MIB, limit=192 * MIB)
+    enter(gate, "/b")
+    enter(gate, "/c")
+    assert [route.unseen for route in gate.statistics().routes.values()] == [0, 0, 0]
+
+
+# --- fork ---
+
+
+@pytest.fixture
+def in_child() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """Runs a function in a child process, which must find everything in order."""
+
+    def run(check: Callable[[], None]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                check()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    return run
+
+
+def test_requests_of_before_a_fork_do_not_count_in_the_child(
+    service: Service, in_child: Callable[[Callable[[], None]], None]
+) -> None:
+    gate = Gate(monitor=service.monitor, allocation_guard=False, max_in_flight=18, request_cost="1MiB")
+    requests = [gate.attempt(gate.ask({}, "GET", "/")) for _ in range(18)]
+    gate.waits(1)
+
+    def check() -> None:
+        found = gate.statistics()
+        assert (found.in_flight, found.waiting, found.promised, found.routes) == (0, 0, 0, {})
+        for request in requests:
+            assert isinstance(request, Admitted)
+            request.lose()
+            request.answered()
+            request.leave()
+        found = gate.statistics()
+        assert (found.in_flight, found.promised, found.wasted) == (0, 0, 0)
+        for _ in range(18):
+            assert isinstance(gate.attempt(gate.ask({}, "GET", "/")), Admitted)
+        assert gate.attempt(gate.ask({}, "GET", "/")) is Reason.IN_FLIGHT
+        assert gate.statistics().promised == 18 * MIB
+
+    in_child(check)
+    found = gate.statistics()
+    assert (found.in_flight, found.waiting, found.promised) == (18, 1, 18 * MIB)
+
+
+def test_an_answer_to_a_request_of_before_a_fork_makes_no_class_better_known(
+    service: Service, in_child: Callable[[Callable[[], None]], None]
+) -> None:
+    gate = Gate(monitor=service.monitor, allocation_guard=False)
+    requests = [enter(gate) for _ in range(18)]
+
+    def check() -> None:
+        for request in requests:
+            request.leave()
+        for _ in range(18):
+            enter(gate)
+        shed(gate)
+
+    in_child(check)
+
+
+def test_a_child_can_ask_whatever_its_parent_s_threads_were_doing(
+    service: Service, in_child: Callable[[Callable[[], None]], None]
+) -> None:
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost="1MiB")
+    enter(gate).leave()
+    held, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        assert gate._ledger is not None
+        with gate._lock, gate._ledger._lock, service.monitor._lock:
+            held.set()
+            over.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        in_child(lambda: enter(gate).leave())
+    finally:
+        over.set()
+        thread.join()
