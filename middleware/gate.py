@@ -144,8 +144,10 @@ class Gate:
         self.body_timeout = _seconds("body_timeout", body_timeout)
         try:
             self.max_body = None if max_body is None else parse_size(max_body)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"max_body: {error}") from None
+        except ConfigurationError:
+            raise ConfigurationError(
+                f'max_body={max_body!r} is no size of a body; give bytes as a number, a size such as "10MiB", or None.'
+            ) from None
         self._adaptive = min_available is None
         self._admit_blindly = on_probe_error == OnProbeError.ADMIT
         self._asking = Asking(request_cost, priority)

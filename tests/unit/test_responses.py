@@ -3,7 +3,7 @@ import json
 import pytest
 
 from resource_monitor.errors import ConfigurationError
-from resource_monitor.middleware.responses import Refusal
+from resource_monitor.middleware.responses import TOO_LARGE, Refusal
 
 
 def seconds(refusal: Refusal, draws: int = 400) -> set[int]:
@@ -64,3 +64,18 @@ def test_refuses_what_is_no_number_of_seconds(value: object) -> None:
     with pytest.raises(ConfigurationError) as e:
         Refusal(value)  # type: ignore[arg-type]
     assert str(e.value) == (f"retry_after={value!r} is not a number of seconds; give a whole number from 1 to 86400.")
+
+
+def test_too_large_a_body_is_told_so_and_not_to_come_again() -> None:
+    assert json.loads(TOO_LARGE.body) == {
+        "type": "about:blank",
+        "title": "Content Too Large",
+        "status": 413,
+        "detail": "The body of the request is larger than this service takes.",
+    }
+    assert TOO_LARGE.wsgi_status == "413 Content Too Large"
+    assert TOO_LARGE.wsgi_headers() == [
+        ("content-type", "application/problem+json"),
+        ("content-length", str(len(TOO_LARGE.body))),
+        ("cache-control", "no-store"),
+    ]
