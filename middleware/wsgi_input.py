@@ -55,6 +55,7 @@ class Input(io.IOBase):
 
     def __init__(self, body: Readable, announced: int | None, intake: Intake) -> None:
         self._body = body
+        self._unannounced = announced is None
         self._left = sys.maxsize if announced is None else announced
         self._intake = intake
         self.cut: type[MemoryPressure] | type[BodyTooLarge] | None = None
@@ -69,26 +70,37 @@ class Input(io.IOBase):
 
     def readline(self, size: int | None = -1, /) -> bytes:
         wanted = sys.maxsize if size is None or size < 0 else size
-        return self._gather(self._body.readline, wanted, lambda piece, most: piece.endswith(b"\n"))
+        return self._gather(self._body.readline, wanted, lambda piece, most: piece.endswith(b"\n"), grows=True)
 
     def linger(self) -> None:
         """Read what is left and drop it, within bounds."""
         linger(self._body, self._left)
         self._left = 0
 
-    def _gather(self, read: Callable[[int], bytes], wanted: int, ends: Callable[[bytes, int], bool]) -> bytes:
+    def _gather(
+        self,
+        read: Callable[[int], bytes],
+        wanted: int,
+        ends: Callable[[bytes, int], bool],
+        *,
+        grows: bool = False,
+    ) -> bytes:
         """Piece after piece until ``wanted`` bytes are there, the body is over, or a piece ends it."""
         most = min(wanted, PIECE)
         piece = self._piece(read, most)
         if not piece or len(piece) == wanted or ends(piece, most):
             return piece
-        whole = io.BytesIO()  # grows and is handed out without a copy
+        # As large as it will be, where that is known: memory that is not written yet costs nothing, and growing would
+        # take a copy in the end. It is written to and handed out in place.
+        grows = grows or self._unannounced
+        whole = io.BytesIO(b"" if grows else bytes(min(wanted, len(piece) + self._left)))
         while piece:
             whole.write(piece)
             most = min(wanted - whole.tell(), PIECE)
             if most == 0 or ends(piece, most):
                 break
             piece = self._piece(read, most)
+        whole.truncate()
         return whole.getvalue()
 
     def _piece(self, read: Callable[[int], bytes], wanted: int) -> bytes:

@@ -17,10 +17,10 @@ Environ = dict[str, Any]
 
 
 class Server:
-    """What the server of one request is told, and what it has read of the body in the end."""
+    """What the server of one request is told, and what was read of the body by the time that the answer was sent."""
 
     def __init__(self, app: Any, body: bytes, *, chunked: bool = False, method: str = "POST", path: str = "/") -> None:
-        self.head = ""
+        self.head, self.sent, self.read_by_then = "", b"", -1
         self.input = io.BytesIO(body)
         environ: Environ = {"REQUEST_METHOD": method, "PATH_INFO": path, "SCRIPT_NAME": "", "wsgi.input": self.input}
         setup_testing_defaults(environ)
@@ -30,8 +30,9 @@ class Server:
             environ["CONTENT_LENGTH"] = str(len(body))
         response = app(environ, self.start_response)
         try:
-            self.sent = b"".join(response)
-            self.read_before_the_end = self.input.tell()
+            for piece in response:
+                self.read_by_then = self.input.tell() if not self.sent else self.read_by_then
+                self.sent += piece
         finally:
             getattr(response, "close", lambda: None)()
 
@@ -60,7 +61,7 @@ def test_an_announced_body_that_is_too_large_is_answered_413_unread(service: Ser
     middleware = wrap(app, service, max_body="1KiB")
     server = Server(middleware, b"x" * 1025)
     assert server.head == "413 Content Too Large"
-    assert (server.read_before_the_end, server.input.tell()) == (0, 1025)
+    assert (server.read_by_then, server.input.tell()) == (0, 1025)
     statistics = middleware.statistics()
     assert statistics.shed_by_reason == {Reason.TOO_LARGE: 1}
     assert (statistics.pressure, statistics.in_flight) == (Pressure.OK, 0)
@@ -95,7 +96,7 @@ def test_a_chunked_body_that_turns_out_too_large_is_answered_413(
     middleware = wrap(app, service, max_body=100_000)
     server = Server(middleware, b"x" * 300_000, chunked=True)
     assert server.head == "413 Content Too Large"
-    assert server.read_before_the_end == 2 * PIECE
+    assert server.read_by_then == 2 * PIECE
     assert server.input.tell() == 300_000
     statistics = middleware.statistics()
     assert (statistics.shed_by_reason, statistics.wasted) == ({Reason.TOO_LARGE: 1}, 0)
@@ -145,7 +146,7 @@ def test_a_body_for_which_no_room_comes_is_answered_503(
     middleware = wrap(filling(service, app), service, body_timeout=0.01)
     server = Server(middleware, b"x" * MIB, chunked=chunked)
     assert server.head == "503 Service Unavailable"
-    assert (server.read_before_the_end, server.input.tell()) == (0, MIB)
+    assert (server.read_by_then, server.input.tell()) == (0, MIB)
     statistics = middleware.statistics()
     assert (statistics.shed_by_reason, statistics.wasted) == ({Reason.BODY: 1}, 1)
     assert (statistics.in_flight, statistics.promised) == (0, 0)
@@ -292,3 +293,17 @@ def test_a_users_own_handler_wins(shop: Flask, service: Service, early: bool) ->
     server = Server(shop, b"x" * 200_000, chunked=True)
     assert server.sent == b"less, please"
     assert server.input.tell() == 200_000
+
+
+def test_the_body_of_a_request_that_flask_lost_to_memory_is_read_to_its_end(shop: Flask, service: Service) -> None:
+    """By the allocation guard, in the middle of reading."""
+
+    def loses() -> None:
+        request.environ["wsgi.input"].read(10)
+        raise MemoryError
+
+    shop.before_request(loses)
+    MemoryBackpressure(shop, monitor=service.monitor)
+    server = Server(shop, b"x" * 200_000)
+    assert server.head.lower() == "503 service unavailable"
+    assert (server.read_by_then, server.input.tell()) == (10, 200_000)

@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import sys
+import tracemalloc
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -115,6 +117,24 @@ def test_room_is_asked_for_before_each_piece_is_read(read: Callable[[Input], obj
         ("asked", 3 * PIECE),
         ("came 3392, all", 200_000),
     ]
+
+
+def test_a_body_of_announced_length_is_in_memory_once() -> None:
+    """A copy, or growing where the allocator cannot grow in place, would take it twice."""
+    size = 64 * PIECE
+    body = bounded(bytes(size), size)
+    tracemalloc.start()
+    try:
+        assert len(body.read()) == size
+        assert tracemalloc.get_traced_memory()[1] < 1.05 * size
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_client_that_announces_more_than_it_sends_costs_what_it_sent() -> None:
+    body = bounded(b"x" * (2 * PIECE), 64 * PIECE).read()
+    assert body == b"x" * (2 * PIECE)
+    assert sys.getsizeof(body) < 3 * PIECE
 
 
 def test_nothing_is_read_before_there_is_room() -> None:
