@@ -120,7 +120,7 @@ def test_room_is_asked_for_before_each_piece_is_read(read: Callable[[Input], obj
 
 
 def test_a_body_of_announced_length_is_in_memory_once() -> None:
-    """A copy, or growing where the allocator cannot grow in place, would take it twice."""
+    """A copy would take it twice."""
     size = 64 * PIECE
     body = bounded(bytes(size), size)
     tracemalloc.start()
