@@ -47,8 +47,7 @@ class Service:
     """Runs jobs in virtual time; ``good``, ``lost`` and ``shed`` are (seconds, name of the class).
 
     Unpaced, a request starts while the floor is left and fewer than ``limit`` are in flight. ``kills`` are those of the
-    kernel: all that is in flight is gone then, with all that was learned. With ``answers_first`` a request is answered
-    when it has waited for the last time, else when it is over.
+    kernel: all that is in flight is gone then, with all that was learned. ``least`` is what was free at the worst.
     """
 
     paced: bool = True
@@ -87,9 +86,9 @@ class Service:
         """Results a second in that time."""
         return sum(since <= at < until and name in (None, kind) for at, kind in results) / (until - since)
 
-    def share_lost(self, since: float, until: float) -> float:
+    def share_lost(self, since: float, until: float, name: str | None = None) -> float:
         """Of what was let in and ended in that time."""
-        good, lost = self.rate(self.good, since, until), self.rate(self.lost, since, until)
+        good, lost = self.rate(self.good, since, until, name), self.rate(self.lost, since, until, name)
         return lost / (good + lost)
 
     @property

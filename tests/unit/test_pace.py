@@ -1,23 +1,15 @@
-"""The pace on a virtual clock: a service with so much memory, requests that take some of it, and a guard that refuses.
+"""The pace on a virtual clock: load as in the arena, with a guard that refuses what does not fit.
 
 Figures are compared with the same requests let in unpaced, never with the time that anything takes.
 """
 
-import heapq
-import itertools
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 
 import pytest
+from simulated import FLOOR, LOWEST, MB, Job, Service, Step, poisson
 
 from resource_monitor.admission import GAIN, Admission, Reason, Route
-
-MB = 10**6
-ROOM, FLOOR, GUARDED = 203 * MB, 16 * MB, 8 * MB
-
-Step = tuple[str, float]
-Job = Callable[[random.Random], tuple[str, list[Step]]]
 
 
 def race(_: random.Random) -> tuple[str, list[Step]]:
@@ -32,6 +24,10 @@ def grow(_: random.Random) -> tuple[str, list[Step]]:
     return "work", [("take", 0.4 * MB), ("wait", 0.02)] * 20
 
 
+def objects(_: random.Random) -> tuple[str, list[Step]]:
+    return "work", [("work", 0.002), ("take", 2 * MB)] * 2 + [("wait", 0.2)]
+
+
 def mixed(rng: random.Random) -> tuple[str, list[Step]]:
     return "work", [("wait", 0.1), ("take", min(64, 2 * rng.paretovariate(1.3)) * MB), ("wait", 0.2)]
 
@@ -42,82 +38,93 @@ def pingmix(rng: random.Random) -> tuple[str, list[Step]]:
     return "job", [("wait", 0.1), ("take", 32 * MB), ("wait", 0.5)]
 
 
-@dataclass
-class Request:
-    name: str
-    steps: Iterator[Step]
-    route: Route
-    held: float = 0
-
-
-@dataclass
-class Service:
-    """Runs jobs in virtual time; ``good`` and ``lost`` are (seconds, name of the class)."""
-
-    paced: bool = True
-    free: float = ROOM
-    admission: Admission = field(default_factory=lambda: Admission(FLOOR))
-    routes: dict[str, Route] = field(default_factory=dict)
-    good: list[tuple[float, str]] = field(default_factory=list)
-    lost: list[tuple[float, str]] = field(default_factory=list)
-    shed: list[tuple[float, str]] = field(default_factory=list)
-
-    def run(self, job: Job, arrivals: Iterator[float], seed: int = 1) -> None:
-        rng, order, events = random.Random(seed), itertools.count(), []
-        for at in arrivals:
-            heapq.heappush(events, (at, next(order), None))
-        while events:
-            now, _, request = heapq.heappop(events)
-            if request is None:
-                request = self._arrive(now, *job(rng))
-            if request is not None and (wait := self._proceed(now, request)) is not None:
-                heapq.heappush(events, (now + wait, next(order), request))
-
-    def rate(self, results: list[tuple[float, str]], since: float, until: float, name: str | None = None) -> float:
-        """Results a second in that time."""
-        return sum(since <= at < until and name in (None, kind) for at, kind in results) / (until - since)
-
-    def _arrive(self, now: float, name: str, steps: list[Step]) -> Request | None:
-        route = self.routes.setdefault(name, Route())
-        if not self.paced:
-            if self.free < FLOOR:
-                self.shed.append((now, name))
-                return None
-            self.admission.starts(route)
-        elif self.admission.decide(route, int(self.free), now) is not None:
-            self.shed.append((now, name))
-            return None
-        return Request(name, iter(steps), route)
-
-    def _proceed(self, now: float, request: Request) -> float | None:
-        for what, amount in request.steps:
-            if what == "wait":
-                return amount
-            if self.free - amount < GUARDED:
-                return self._end(now, request, self.lost)
-            self.free -= amount
-            request.held += amount
-        return self._end(now, request, self.good)
-
-    def _end(self, now: float, request: Request, results: list[tuple[float, str]]) -> None:
-        self.free += request.held
-        results.append((now, request.name))
-        if self.paced:
-            self.admission.answers(request.route)
-            self.admission.ends(request.route, now, lost=results is self.lost)
-
-
-def poisson(rate: float, until: float, seed: int, since: float = 0.0) -> Iterator[float]:
-    rng = random.Random(1000 + seed)  # not the sequence that the sizes are drawn from
-    at = since
-    while (at := at + rng.expovariate(rate)) < until:
-        yield at
-
-
-def served(job: Job, *, paced: bool, rate: float = 300, seed: int = 1) -> Service:
-    service = Service(paced)
+def served(
+    job: Job, *, paced: bool, rate: float = 300, seed: int = 1, lowest: float = FLOOR, workers: int = 1
+) -> Service:
+    service = Service(paced, lowest=lowest, workers=workers)
     service.run(job, poisson(rate, 20, seed), seed)
     return service
+
+
+# --- the arena's load, with floors as the gate sets them ---
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("job", "rate", "name", "share"),
+    [
+        (burst, 300, "work", 0.95),
+        (race, 300, "work", 1.05),
+        (grow, 300, "work", 1.2),
+        (objects, 300, "work", 0.95),
+        (mixed, 300, "work", 1.05),
+        (pingmix, 200, "job", 0.85),
+        (pingmix, 200, "ping", 0.95),
+    ],
+)
+def test_as_much_is_served_as_by_the_guard_alone_and_little_of_it_lost(
+    job: Job, rate: float, name: str, share: float, seed: int
+) -> None:
+    paced = served(job, paced=True, rate=rate, seed=seed, lowest=LOWEST)
+    alone = served(job, paced=False, rate=rate, seed=seed)
+    assert paced.rate(paced.good, 10, 20, name) > share * alone.rate(alone.good, 10, 20, name)
+    assert paced.share_lost(10, 20, name) <= 0.15
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("job", [race, grow, mixed])
+def test_what_takes_its_memory_late_loses_far_less_than_with_the_guard_alone(job: Job, seed: int) -> None:
+    paced = served(job, paced=True, seed=seed, lowest=LOWEST)
+    alone = served(job, paced=False, seed=seed)
+    assert paced.share_lost(10, 20) < 0.5 * alone.share_lost(10, 20)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_workers_on_one_memory_find_a_pace_each(seed: int) -> None:
+    paced = served(race, paced=True, seed=seed, lowest=LOWEST, workers=4)
+    alone = served(race, paced=False, seed=seed, workers=4)
+    assert paced.rate(paced.good, 10, 20) > 0.65 * alone.rate(alone.good, 10, 20)
+    assert paced.share_lost(10, 20) <= 0.15
+
+
+def in_waves(job: Job, *, paced: bool, seed: int) -> Iterator[tuple[float, float]]:
+    """Good results a second and the share lost, of four times 5 s at three times what fits after 10 s of nothing."""
+    service = Service(paced, lowest=LOWEST)
+    for begin in range(10, 70, 15):
+        service.run(job, poisson(300, begin + 5, 10 * seed + begin, since=begin), seed)
+        yield service.rate(service.good, begin, begin + 5), service.share_lost(begin, begin + 5)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_load_that_comes_in_waves_is_served_as_well_and_little_of_it_lost(seed: int) -> None:
+    paced, alone = list(in_waves(race, paced=True, seed=seed)), list(in_waves(race, paced=False, seed=seed))
+    assert paced[0][1] < 0.6 * alone[0][1]
+    for (good, lost), (good_alone, _) in zip(paced[1:], alone[1:], strict=True):
+        assert good > good_alone
+        assert lost <= 0.15
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_lagging_loop_bounds_how_long_answers_take(seed: int) -> None:
+    """Work that needs the core for longer than it is there: what is let in at all is answered in good time."""
+
+    def in_flight_at_most(paced: bool) -> int:
+        service = Service(paced, lowest=LOWEST)
+        most = 0
+
+        def job(_: random.Random) -> tuple[str, list[Step]]:
+            nonlocal most
+            most = max(most, service.processes[0].admission.in_flight)
+            return "work", [("work", 0.005), ("take", 0.2 * MB), ("wait", 0.05)]
+
+        service.run(job, poisson(300, 20, seed), seed)
+        assert service.rate(service.good, 5, 20) > 180
+        return most
+
+    assert in_flight_at_most(paced=True) < 0.25 * in_flight_at_most(paced=False)
+
+
+# --- the pace, with one floor for all ---
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
