@@ -72,6 +72,27 @@ def test_a_new_promise_is_made_against_what_was_left_then_however_long_others_ha
     assert promises.left(40) == 40
 
 
+def test_what_was_taken_shows_and_says_nothing_of_the_rest() -> None:
+    promises = promised(50, of=100)
+    promises.take(30)
+    assert promises.total == 20
+    assert promises.left(70) == 50
+    assert promises.left(50) == 50
+
+
+def test_what_was_taken_is_given_back_when_nobody_holds_it_any_more() -> None:
+    promises = promised(50, of=100)
+    promises.take(30)
+    promises.left(70)
+    promises.give_back(30)
+    assert promises.left(100) == 80
+
+
+def test_no_more_is_taken_than_was_promised() -> None:
+    with pytest.raises(AssertionError):
+        promised(30, of=100).take(31)
+
+
 def test_no_more_is_taken_back_than_was_promised() -> None:
     promises = promised(30, of=100)
     with pytest.raises(AssertionError):

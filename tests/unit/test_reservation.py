@@ -1,4 +1,5 @@
 import asyncio
+import os
 import threading
 
 import pytest
@@ -7,6 +8,7 @@ from machine import MIB, Clock, Machine, Service
 from resource_monitor import reserve
 from resource_monitor.errors import ConfigurationError, MemoryPressure
 from resource_monitor.monitor import MemoryMonitor
+from resource_monitor.reservation import ledger_of
 
 # of a container with 256 MiB 32 are used and 8 are the guard's floor
 ROOM = 216
@@ -165,3 +167,81 @@ def test_monitors_have_promises_of_their_own(service: Service) -> None:
     other = MemoryMonitor(root=str(service.machine))
     with reserve(ROOM * MIB, monitor=service.monitor), reserve(ROOM * MIB, monitor=other):
         assert not fits(service, 1)
+
+
+# --- promises of requests, which the middlewares make ---
+
+
+def test_a_promise_may_grow_and_shrink_and_ends_once(service: Service) -> None:
+    ledger = ledger_of(service.monitor)
+    ledger.left(service.monitor.headroom())
+    promise = ledger.make(100 * MIB)
+    promise.resize(150 * MIB)
+    assert ledger.promised == promise.size == 150 * MIB
+    assert fits(service, ROOM - 150)
+    assert not fits(service, ROOM - 149)
+    promise.resize(50 * MIB)
+    assert fits(service, ROOM - 50)
+    assert not fits(service, ROOM - 49)
+    promise.end()
+    promise.end()
+    assert ledger.promised == 0
+    assert fits(service, ROOM)
+
+
+def test_what_was_taken_of_a_promise_shows_and_says_nothing_of_the_rest(service: Service) -> None:
+    ledger = ledger_of(service.monitor)
+    ledger.left(service.monitor.headroom())
+    promise = ledger.make(100 * MIB)
+    service.use((32 + 40) * MIB)
+    promise.take(40 * MIB)
+    assert (promise.size, ledger.promised) == (60 * MIB, 60 * MIB)
+    assert fits(service, ROOM - 100)
+    assert not fits(service, ROOM - 99)
+    promise.end()
+    service.empty()
+    assert fits(service, ROOM)
+    assert not fits(service, ROOM + 1)
+
+
+def test_no_more_is_taken_of_a_promise_than_it_holds(service: Service) -> None:
+    promise = ledger_of(service.monitor).make(10 * MIB)
+    promise.take(50 * MIB)
+    assert promise.size == ledger_of(service.monitor).promised == 0
+    promise.end()
+    assert fits(service, ROOM)
+
+
+def test_all_who_ask_one_monitor_share_a_ledger(service: Service) -> None:
+    assert ledger_of(service.monitor) is ledger_of(service.monitor)
+    assert ledger_of(service.monitor) is not ledger_of(MemoryMonitor(root=str(service.machine)))
+
+
+# --- fork ---
+
+
+def test_what_was_promised_before_a_fork_is_nothing_in_the_child(service: Service) -> None:
+    ledger = ledger_of(service.monitor)
+    promise = ledger.make(10 * MIB)
+    reservation = reserve(100 * MIB, monitor=service.monitor)
+    with reservation:
+        with ledger._lock:  # held by another thread at the moment of the fork
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    assert ledger.promised == 0
+                    assert fits(service, ROOM)
+                    with reserve(20 * MIB, monitor=service.monitor):
+                        promise.take(5 * MIB)
+                        promise.resize(50 * MIB)
+                        promise.end()
+                        reservation.__exit__(None, None, None)
+                        assert ledger.promised == 20 * MIB
+                    code = 0
+                finally:
+                    os._exit(code)
+        assert os.waitpid(child, 0)[1] == 0
+        assert ledger.promised == 110 * MIB
+    promise.end()
+    assert fits(service, ROOM)

@@ -207,6 +207,69 @@ def test_what_was_seen_fades_with_every_count_until_it_is_nothing() -> None:
     assert route.unseen == 0
 
 
+# --- other processes on the same memory ---
+
+
+class Neighbours:
+    """Two processes read one memory, with so many requests in flight elsewhere; a second passes between readings."""
+
+    def __init__(self, admission: Admission, *, elsewhere: int = 0) -> None:
+        self.admission = admission
+        self.elsewhere = elsewhere
+        self.now = 0.0
+        for _ in range(3):
+            self.read(200 * MB, 0)
+
+    def read(self, headroom: int, passed: int, *, others: int = 1, seconds: float = 1.0) -> None:
+        self.now += seconds
+        self.admission.read(headroom, passed, self.now, others=others, elsewhere=self.elsewhere)
+
+
+def test_what_grew_is_shared_with_what_is_in_flight_elsewhere() -> None:
+    route = known()
+    both = Neighbours(busy((route, 4)), elsewhere=12)
+    both.read(168 * MB, 0)
+    both.read(168 * MB, 0)
+    assert route.unseen == 2 * MB
+
+
+def test_what_others_let_pass_may_be_told_after_it_shows() -> None:
+    route = known()
+    both = Neighbours(busy((route, 4)))
+    both.read(192 * MB, 0)
+    both.read(192 * MB, 8 * MB)
+    both.read(192 * MB, 8 * MB)
+    assert route.unseen == 0
+
+
+def test_readings_that_follow_too_quickly_for_the_others_to_tell_are_left_out() -> None:
+    route = known()
+    both = Neighbours(busy((route, 4)))
+    both.read(192 * MB, 0, seconds=0.2)
+    both.read(184 * MB, 0, seconds=0.05)
+    both.read(192 * MB, 8 * MB, seconds=0.2)
+    both.read(192 * MB, 8 * MB)
+    assert route.unseen == 0
+
+
+def test_what_a_process_let_pass_that_ended_was_not_given_back_unseen() -> None:
+    route = known()
+    both = Neighbours(busy((route, 4)))
+    both.read(200 * MB, 500 * MB)
+    both.read(200 * MB, 20 * MB, others=0)
+    both.read(200 * MB, 20 * MB, others=0)
+    assert route.unseen == 0
+
+
+def test_what_a_process_let_pass_before_it_was_known_will_not_show_now() -> None:
+    route = known()
+    both = Neighbours(busy((route, 4)))
+    both.read(200 * MB, 500 * MB, others=2)
+    both.read(168 * MB, 500 * MB, others=2, seconds=0.2)
+    both.read(168 * MB, 500 * MB, others=2, seconds=0.2)
+    assert route.unseen == 8 * MB
+
+
 # --- what must be left ---
 
 
