@@ -31,10 +31,16 @@ class Client:
             self.messages.put_nowait(message)
         self.received: list[Message] = []
         self.sent: list[Message] = []
+        self._receiving = False
         self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
 
     async def _receive(self) -> Message:
-        message = await self.messages.get()
+        assert not self._receiving, "servers are asked for one message at a time"
+        self._receiving = True
+        try:
+            message = await self.messages.get()
+        finally:
+            self._receiving = False
         if isinstance(message, Exception):
             raise message
         self.received.append(message)

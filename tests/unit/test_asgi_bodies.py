@@ -369,6 +369,7 @@ def test_a_body_that_was_read_is_not_waited_for_when_its_request_is_lost(service
         client = Client(wrap(app, service), upload(3), piece(b"abc"))
         assert await client.status() == 503
         assert len(client.received) == 1
+        assert [message["type"] for message in client.sent] == ["http.response.start", "http.response.body"]
 
     asyncio.run(main())
 

@@ -207,6 +207,27 @@ def test_a_disconnect_that_comes_with_the_admission_reaches_the_app(service: Ser
     run(test())
 
 
+def test_the_app_receives_only_once_nobody_else_does(service: Service) -> None:
+    async def test() -> None:
+        received: list[Any] = []
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            while not received or received[-1] != GONE:
+                received.append(await receive())
+
+        middleware = MemoryBackpressureMiddleware(app, monitor=service.monitor, max_wait=30)
+        service.fill()
+        client = Client(middleware, http(), piece())
+        await until(lambda: client.received)
+        service.empty()
+        await until(lambda: received)
+        client.messages.put_nowait(GONE)
+        await client.task
+        assert received == [piece(), GONE]
+
+    run(test())
+
+
 def test_a_receive_that_fails_while_waiting_fails_the_request(service: Service) -> None:
     async def test() -> None:
         middleware = wrap(App(), service, max_wait=30)
@@ -342,7 +363,10 @@ def test_a_dry_run_does_not_wait(service: Service) -> None:
     async def test() -> None:
         middleware = wrap(App(), service, max_wait=30, dry_run=True)
         service.fill()
-        assert await Client(middleware, http()).status() == 200
+        client = Client(middleware, http())
+        await steps(3)
+        assert client.task.done()
+        assert await client.status() == 200
         assert middleware.statistics().shed_by_reason == {Reason.MEMORY: 1}
 
     run(test())

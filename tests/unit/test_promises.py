@@ -106,3 +106,12 @@ def test_a_child_process_has_promised_nothing() -> None:
     promises.forget()
     assert promises.total == 0
     assert promises.left(60) == 60
+
+
+def test_a_promise_that_ends_leaves_its_room_to_one_that_is_made_at_once() -> None:
+    promises = Promises()
+    promises.left(224)
+    promises.make(16)
+    promises.end(16)
+    promises.make(32)
+    assert promises.left(224) == 192
