@@ -207,7 +207,8 @@ class Admission:
         self._last_refusal = self._scarce_since = -math.inf
         self._busy: set[Route] = set()
         self._reading: tuple[int, int, float] | None = None
-        self._told, self._others = (0, -math.inf), 0
+        self._told: tuple[int, int, float] | None = None
+        self._others = 0
         self._to_show = 0.0
         self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
         self._lag_at = -math.inf
@@ -240,7 +241,7 @@ class Admission:
                 # nothing starts or ends that would teach it
                 route.unseen, route._refused_since = _unless_little(route.unseen / 2), now
             return Reason.MEMORY
-        if not _warm_enough(route, left, now):
+        if not _warm_enough(route, left // (1 + self._others), now):
             return Reason.COLD_START
         if route.in_flight == 0:
             if route._good + route._lost == 0:
@@ -326,15 +327,21 @@ class Admission:
     def read(self, headroom: int, passed: int, now: float, *, others: int = 0, elsewhere: int = 0) -> None:
         """Note a reading: ``headroom`` bytes are left, and the guards let ``passed`` bytes pass since they began: this
         process's and those of ``others``, which have ``elsewhere`` requests in flight."""
+        if others != self._others:
+            self._others = others
+            self.rebase()
         if others:
-            # they tell a little later what passed than it shows
-            if now - self._told[1] < _TOLD_WITHIN:
+            # they tell a little later what passed than it shows, so the headroom is taken from the reading before
+            if self._told is not None and now - self._told[2] < _TOLD_WITHIN:
                 return
-            (headroom, before), self._told = self._told, (headroom, now)
-            if before == -math.inf:
+            before, self._told = self._told, (headroom, passed, now)
+            if before is None:
                 return
-        if self._reading is None or others != self._others:
-            self._reading, self._others = (headroom, passed, now), others
+            headroom = before[0]
+            if self._reading is None:
+                passed = before[1]
+        if self._reading is None:
+            self._reading = headroom, passed, now
             return
         left, passed_before, since = self._reading
         fell = left - headroom
@@ -342,7 +349,10 @@ class Admission:
         if abs(grown) < _NOISE and now - since < _SHOWS_WITHIN:
             return
         self._reading = headroom, passed, now
-        self._to_show = max(0.0, -grown - max(0, -fell)) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
+        to_show = max(0.0, -grown - max(0, -fell))
+        # what passed since that reading could not show in it yet
+        early = min(to_show, passed - passed_before) if others else 0.0
+        self._to_show = early + (to_show - early) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
         if fell < 0:
             self._shrink(-fell)
         elif grown >= _NOISE and self._busy:
@@ -351,8 +361,7 @@ class Admission:
 
     def rebase(self) -> None:
         """The limits changed: what the next reading differs by from the last one was not taken by anyone."""
-        self._reading = None
-        self._told = (0, -math.inf)
+        self._reading = self._told = None
 
     def _grow(self, grown: float, *, near_miss: bool, now: float) -> None:
         """Put ``grown`` bytes down to the classes in flight, by what they are known to take."""

@@ -83,8 +83,9 @@ def test_what_takes_its_memory_late_loses_far_less_than_with_the_guard_alone(job
 def test_workers_on_one_memory_find_a_pace_each(seed: int) -> None:
     paced = served(race, paced=True, seed=seed, lowest=LOWEST, workers=4)
     alone = served(race, paced=False, seed=seed, workers=4)
-    assert paced.rate(paced.good, 10, 20) > 0.65 * alone.rate(alone.good, 10, 20)
+    assert paced.rate(paced.good, 10, 20) > 1.05 * alone.rate(alone.good, 10, 20)
     assert paced.share_lost(10, 20) <= 0.15
+    assert [process.routes["work"].unseen for process in paced.processes] == [0, 0, 0, 0]
 
 
 def in_waves(job: Job, *, paced: bool, seed: int) -> Iterator[tuple[float, float]]:

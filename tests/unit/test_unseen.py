@@ -242,6 +242,38 @@ def test_what_others_let_pass_may_be_told_after_it_shows() -> None:
     assert route.unseen == 0
 
 
+def test_what_passed_since_the_reading_that_is_looked_at_fades_only_after_it_could_show() -> None:
+    route = known()
+    both = Neighbours(busy((route, 4)))
+    both.read(192 * MB, 8 * MB)
+    both.read(192 * MB, 8 * MB)
+    assert route.unseen == 0
+    both.read(192 * MB, 16 * MB)
+    both.read(192 * MB, 16 * MB, seconds=10)
+    both.read(184 * MB, 16 * MB)
+    both.read(184 * MB, 16 * MB)
+    assert route.unseen == pytest.approx(2 * MB, rel=0.01)
+
+
+def test_the_first_reading_beside_others_is_taken_with_what_had_passed_by_then() -> None:
+    admission, route = busy(), known()
+    for _ in range(4):
+        admission.starts(route)
+    admission.read(200 * MB, 0, 1.0, others=1)
+    admission.read(168 * MB, 32 * MB, 2.0, others=1)
+    admission.read(168 * MB, 32 * MB, 3.0, others=1)
+    assert route.unseen == 0
+
+
+def test_workers_share_what_may_be_unanswered_of_a_new_class() -> None:
+    admission, route = Admission(0), Route()
+    admission.read(200 * MB, 0, 0.0, others=3)
+    started = 0
+    while admission.decide(route, 20 * (12 << 20), 0.0) is None:
+        started += 1
+    assert started == 5
+
+
 def test_readings_that_follow_too_quickly_for_the_others_to_tell_are_left_out() -> None:
     route = known()
     both = Neighbours(busy((route, 4)))
