@@ -275,7 +275,7 @@ def test_a_class_is_not_new_any_more_after_some_thousands() -> None:
             admission.ends(route, second + 0.1, lost=False)
             if route._cold >= 4096:
                 break
-    assert all(admission.decide(route, 10 * COLD_COST, 60.0) is None for _ in range(10_000))
+    assert all(admission.decide(route, 10 * COLD_COST, 60.0) is None for _ in range(30_000))
 
 
 def test_what_others_learned_is_worth_a_start_of_ones_own() -> None:
@@ -335,6 +335,22 @@ def test_a_class_that_loses_nothing_may_leave_less_and_less_down_to_the_lowest()
     assert set(floors[len(on_the_way) :]) == {200}
     assert work.admission.decide(work.route, 199, work.now) is Reason.MEMORY
     assert work.admission.decide(work.route, 200, work.now) is not Reason.MEMORY
+
+
+def test_a_class_whose_requests_come_one_after_another_is_counted_too() -> None:
+    admission, route = Admission(1000, lowest=200), warm()
+    for request in range(40):
+        assert admission.decide(route, 1000, request / 10) is None
+        admission.ends(route, request / 10 + 0.05, lost=False)
+    assert admission.floor_of(route) < 900
+
+
+def test_a_loss_counts_however_long_the_floor_was_the_lowest() -> None:
+    work = Class(Admission(1000, lowest=200))
+    list(work.counts(40))
+    in_flight(work.admission, work.route, 1)
+    work.admission.ends(work.route, work.now, lost=True)
+    assert work.floor > 200
 
 
 def test_each_loss_puts_the_floor_up() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from simulated import FLOOR, LOWEST, MB, Job, Service, Step, poisson
 
-from resource_monitor.admission import GAIN, Admission, Reason, Route
+from resource_monitor.admission import GAIN, Admission, Priority, Reason, Route
 
 
 def race(_: random.Random) -> tuple[str, list[Step]]:
@@ -208,6 +208,15 @@ def test_one_request_may_always_start() -> None:
     assert admission.decide(route, 0, 101.0) is Reason.PACE
 
 
+def test_critical_requests_are_not_paced() -> None:
+    admission = Admission(0)
+    route = paced_route(admission, now=100.0)
+    while admission.decide(route, 0, 101.0) is None:
+        pass
+    assert admission.decide(route, 0, 101.0, priority=Priority.SHEDDABLE) is Reason.PACE
+    assert admission.decide(route, 0, 101.0, priority=Priority.CRITICAL) is None
+
+
 def test_a_class_that_completes_nothing_is_not_paced_to_a_standstill() -> None:
     admission = Admission(0)
     route = Route()
@@ -218,6 +227,93 @@ def test_a_class_that_completes_nothing_is_not_paced_to_a_standstill() -> None:
     assert admission.decide(route, 0, 61.0) is None
     admission.ends(route, 61.5, lost=False)
     assert admission.decide(route, 0, 62.0) is None
+
+
+# --- few in flight ---
+
+
+def windowed_route(admission: Admission, *, now: float) -> Route:
+    """A class of which four were in flight and two of them lost."""
+    route = Route()
+    assert all(admission.decide(route, 0, now) is None for _ in range(4))
+    for at, lost in ((now, True), (now, True), (now, False), (now + 1.1, False)):
+        admission.ends(route, at, lost=lost)
+    assert route.window is not None
+    return route
+
+
+def start_all(admission: Admission, route: Route, now: float) -> int:
+    """How many start until the class is held back."""
+    number = 0
+    while (reason := admission.decide(route, 0, now)) is None:
+        number += 1
+    assert reason is Reason.PACE
+    return number
+
+
+def test_a_class_with_few_in_flight_may_have_as_many_as_were_not_lost() -> None:
+    admission = Admission(0)
+    route = windowed_route(admission, now=100.0)
+    assert route.rate is None
+    assert start_all(admission, route, 102.0) == route.window == 2
+    admission.ends(route, 103.0, lost=False)
+    assert admission.decide(route, 0, 103.0) is None
+
+
+def test_a_window_grows_with_what_is_done_while_it_binds() -> None:
+    admission = Admission(0)
+    route = windowed_route(admission, now=100.0)
+    before = route.window
+    admission.decide(route, 0, 102.0)
+    admission.ends(route, 102.1, lost=False)
+    assert route.window == before
+    start_all(admission, route, 102.2)
+    admission.ends(route, 102.3, lost=False)
+    assert before is not None
+    assert route.window is not None
+    assert route.window > before
+
+
+def test_a_loss_costs_a_window_more_than_a_good_result_brings_but_one_may_always_start() -> None:
+    admission = Admission(0)
+    route = windowed_route(admission, now=100.0)
+    start_all(admission, route, 102.0)
+    assert route.window is not None
+    at_first = route.window
+    admission.ends(route, 102.1, lost=False)
+    grown = route.window
+    admission.ends(route, 102.2, lost=True)
+    assert route.window < at_first < grown
+    for _ in range(20):
+        admission.starts(route)
+        admission.ends(route, 102.3, lost=True)
+    assert route.window == 1
+    assert start_all(admission, route, 102.4) == 1
+
+
+def test_a_window_that_has_become_large_is_a_pace_from_then_on() -> None:
+    admission = Admission(0)
+    route = windowed_route(admission, now=100.0)
+    now = 102.0
+    while route.window is not None:
+        for _ in range(start_all(admission, route, now)):
+            now += 0.1
+            admission.ends(route, now, lost=False)
+        assert now < 200
+    assert route.rate is not None
+    assert 5 < route.rate < 20
+
+
+def test_a_window_that_does_not_bind_is_let_go() -> None:
+    admission = Admission(0)
+    route = windowed_route(admission, now=100.0)
+    now = 102.0
+    while route.window is not None:
+        assert admission.decide(route, 0, now) is None
+        now += 0.5
+        admission.ends(route, now, lost=False)
+        assert now < 200
+    assert route.rate is None
 
 
 def test_the_gain_is_what_probing_may_cost() -> None:

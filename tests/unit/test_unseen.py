@@ -178,14 +178,16 @@ def test_a_near_miss_says_that_it_is_more() -> None:
 
 
 def test_one_near_miss_a_count_is_enough() -> None:
-    route = known(40 * MB)
-    admission = busy((route, 8))
-    for step in range(1, 5):
+    route = known(40.0 * MB)
+    admission = busy((route, 18))
+    for step in range(1, 4):
         admission.read(8 * MB - step * 2 * MB, 0, step / 10)
     assert route.unseen == pytest.approx(40 * MB * 1.3)
-    end(admission, route, 8, 1.0)
-    end_of_count = route.unseen
-    assert end_of_count == pytest.approx(40 * MB * 1.3)
+    for answer in range(8):
+        admission.ends(route, 1 + answer / 10, lost=False)
+    assert route.unseen == pytest.approx(40 * MB * 1.3 * 0.98)
+    admission.read(0, 0, 2.0)
+    assert route.unseen == pytest.approx(40 * MB * 1.3 * 0.98 * 1.3)
 
 
 def test_what_was_seen_fades_with_every_count_until_it_is_nothing() -> None:
