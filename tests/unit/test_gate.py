@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -793,6 +794,7 @@ def in_child() -> Iterator[Callable[[Callable[[], None]], None]]:
     def run(check: Callable[[], None]) -> None:
         pid = os.fork()
         if pid == 0:
+            signal.alarm(60)  # ends what hangs
             code = 1
             try:
                 check()

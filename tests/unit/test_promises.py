@@ -55,6 +55,14 @@ def test_a_promise_that_ended_counts_no_more() -> None:
     assert promises.left(100) == 100
 
 
+def test_what_a_promise_leaves_when_it_ends_is_what_the_next_is_made_against() -> None:
+    promises = promised(30, of=100)
+    promises.end(30)
+    promises.make(20)
+    assert promises.left(80) == 80
+    assert promises.left(100) == 80
+
+
 def test_what_was_left_before_the_last_promise_ended_is_no_measure_for_the_next() -> None:
     promises = promised(30, of=100)
     promises.end(30)
@@ -85,6 +93,7 @@ def test_what_was_taken_is_given_back_when_nobody_holds_it_any_more() -> None:
     promises.take(30)
     promises.left(70)
     promises.give_back(30)
+    assert promises.left(90) == 80
     assert promises.left(100) == 80
 
 

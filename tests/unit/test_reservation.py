@@ -1,5 +1,6 @@
 import asyncio
 import os
+import signal
 import threading
 
 import pytest
@@ -228,6 +229,7 @@ def test_what_was_promised_before_a_fork_is_nothing_in_the_child(service: Servic
         with ledger._lock:  # held by another thread at the moment of the fork
             child = os.fork()
             if child == 0:
+                signal.alarm(60)  # ends what hangs
                 code = 1
                 try:
                     assert ledger.promised == 0
