@@ -23,7 +23,7 @@ from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.responses import TOO_LARGE, Problem
 from resource_monitor.middleware.statistics import Statistics
-from resource_monitor.middleware.steps import as_app
+from resource_monitor.middleware.steps import as_app, server_runs
 from resource_monitor.middleware.waiting import patience
 
 Scope = Message
@@ -164,7 +164,8 @@ class _Response:
             if not self.started:
                 self.started = True
                 self._admitted.answered()
-            await self._send(message)
+            with server_runs():
+                await self._send(message)
 
     def problem_of(self, error: BaseException | None) -> Problem | None:
         """What to answer for ``error``; ``None`` for the app's own ones. Notes the loss to memory."""

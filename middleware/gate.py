@@ -36,9 +36,9 @@ DEFAULT_MIN_AVAILABLE = "clamp(16MiB, 5%, 512MiB)"
 """5 % of the limit, but never less than a few ordinary requests need nor more than any burst could use: 16 MiB of
 256 MiB, 512 MiB of 64 GiB."""
 
-# Classes that lose nothing may go down to this part of the guard's floor: a little above the half of it, below which
-# small steps are refused.
-_LOWEST_SHARE = 5 / 8
+# Classes that lose nothing may go down to this part of the guard's floor. That is less than the half of it below which
+# small steps are refused, for what is left is not all that there is: pymalloc has room in the arenas that it holds.
+_LOWEST_SHARE = 2 / 5
 
 
 class OnProbeError(StrEnum):
@@ -205,6 +205,8 @@ class Gate:
             if not self._undecided(error):
                 return Reason.PROBE_ERROR
             answer = self._begin(ask, UNBOUNDED)
+        except MemoryError:
+            return Reason.MEMORY  # not even for that
         return answer
 
     def refuse(self, ask: Ask, reason: Reason) -> Admitted | None:
@@ -351,10 +353,17 @@ class Gate:
             if reason is not None:
                 self._left = left
                 return reason
-            if ledger is not None and ask.need:
-                admitted.promise = ledger.make(ask.need)
             self._admitted += 1
             self._in_flight += 1
+            try:
+                if ledger is not None and ask.need:
+                    admitted.promise = ledger.make(ask.need)
+            except MemoryError:
+                self._admitted -= 1
+                self._in_flight -= 1
+                admission.answers(route)
+                admission.ends(route, now, lost=True)
+                raise
             self._tell(now)
             ended = admission.admitted(left, now)
         if ended:
@@ -366,9 +375,12 @@ class Gate:
         sharing, ledger, admission = self._sharing, self._ledger, self._admission
         if sharing is None or ledger is None:
             return
-        promised = max(0, self._seen - ledger.left(self._seen)) if ledger.promised else 0
-        sharing.tell(promised + int(admission.unshown()), admission.in_flight)
-        sharing.teach(self._routes.items(), now)
+        try:
+            promised = max(0, self._seen - ledger.left(self._seen)) if ledger.promised else 0
+            sharing.tell(promised + int(admission.unshown()), admission.in_flight)
+            sharing.teach(self._routes.items(), now)
+        except MemoryError:
+            return  # the next request tells it
 
     def _learned(self, name: str) -> Learned | None:
         return self._sharing.learned(name, time.monotonic()) if self._sharing else None

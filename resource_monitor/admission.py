@@ -41,12 +41,12 @@ _WEIGHT, _LOSSY = 0.3, 0.02
 _CALM, _CALM_ENOUGH = 8, 2
 _PROBING, _FASTER, _SLIGHTLY_FASTER, _SLOWER = 1.5, 1.1, 1.04, 0.8
 # A class is windowed while it has no more than this many in flight, and paced from there on; never less than 1/s.
-_FEW = 10
+_FEW = 4
 _SLOWEST = 1.0
 
 # The floor of a class goes down by one of these parts of the way at each count, the smaller one after the first loss,
 # and up by one for each loss: at a few losses in a hundred it stays where it is.
-_DOWN_UNHURT, _DOWN, _UP = 1 / 10, 1 / 32, 1 / 16
+_DOWN_UNHURT, _DOWN, _UP = 1 / 8, 1 / 16, 1 / 16
 
 # Until it is known what a new class takes, a request is taken to need so many bytes, which says how many may be
 # unanswered at first, though never less than the second number. Four times as many may be when as many were answered
@@ -355,9 +355,17 @@ class Admission:
         self._to_show = early + (to_show - early) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
         if fell < 0:
             self._shrink(-fell)
-        elif grown >= _NOISE and self._busy:
+        elif self._busy and grown >= _NOISE:
             grown *= self.in_flight / (self.in_flight + elsewhere)
             self._grow(grown, near_miss=headroom < self.floor / 2, now=now)
+        elif fell >= _NOISE:
+            self._explain(fell)
+
+    def _explain(self, fell: float) -> None:
+        """Memory grew by what the guard let pass: what new classes in flight take is seen."""
+        for route in self._busy:
+            if not route.unseen and fell / self.in_flight >= _LEAST:
+                route._cold = max(route._cold, _WARM)
 
     def rebase(self) -> None:
         """The limits changed: what the next reading differs by from the last one was not taken by anyone."""

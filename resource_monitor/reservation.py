@@ -47,8 +47,9 @@ class Ledger:
     def make(self, size: int) -> Promise:
         """Promise ``size`` of what :meth:`left` said a moment ago."""
         with self._lock:
+            promise = Promise(self, size)  # before it is counted: there may be no memory for it
             self._promises.make(size)
-            return Promise(self, size)
+            return promise
 
     def reserve(self, size: int) -> Promise:
         """Promise ``size`` if more than the guard's floor is left then. Raises :class:`MemoryPressure` if it is not,
@@ -66,8 +67,9 @@ class Ledger:
                     f"{format_size(size)} cannot be reserved: {format_size(max(left, 0))} of memory are left and not "
                     f"promised, of which {format_size(floor)} are kept free; try again later or reserve less."
                 )
+            promise = Promise(self, size)
             self._promises.make(size)
-            return Promise(self, size)
+            return promise
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()

@@ -55,7 +55,7 @@ class Worker:
 
     def others(self, after: float = 0.0) -> Any:
         """Promised, in flight and workers, as seen ``after`` so many seconds."""
-        return tuple(self.does(f"table.others(time.monotonic() + {after})"))
+        return tuple(self.does(f"table.others(time.monotonic() + {after})"))[:3]
 
     def leave(self) -> str:
         """End in order; what was logged."""

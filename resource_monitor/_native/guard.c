@@ -96,6 +96,7 @@ static size_t (*usable_size)(void *);           /* NULL where blocks are not mal
 static _Atomic int64_t budget = ENDLESS;
 static _Atomic int64_t granted = ENDLESS;       /* all budgets so far: without what is left of the last, what passed */
 static _Atomic int64_t fresh_until = INT64_MAX;
+static _Atomic int64_t no_arenas_until;
 static _Atomic size_t charged_from = SIZE_MAX;  /* blocks of this size and more are checked and charged one by one */
 static _Atomic unsigned int refuse_every;
 static _Atomic bool untold;
@@ -402,6 +403,8 @@ static void *checked(enum operation operation, const allocator_t *from, void *bl
         end_turn(turn);
     }
     release_lock();
+    if (operation == ARENA && !granted)
+        atomic_store_explicit(&no_arenas_until, now_ns() + REREAD_INTERVAL, memory_order_relaxed);
     if (granted && !charged)
         result = perform(operation, from, block, count, size);
     tell();
@@ -446,9 +449,15 @@ static const allocator_t wrappers[DOMAINS] = {
     {NULL, OBJ_malloc, OBJ_calloc, OBJ_realloc, OBJ_free},
 };
 
+/* pymalloc asks for an arena for each small object that it has no room for, and takes that from RAW when it gets none:
+ * thousands of times where a request needs thousands. */
 static void *arena_alloc(void *ctx, size_t size)
 {
     (void)ctx;
+    if (place != RM_IN_SERVER && now_ns() < atomic_load_explicit(&no_arenas_until, memory_order_relaxed)) {
+        thread_refusals++;
+        return NULL;
+    }
     return covered(size) ? original_arena.alloc(original_arena.ctx, size) : checked(ARENA, NULL, NULL, 1, size);
 }
 
@@ -588,6 +597,7 @@ void rm_guard_uninstall(void)
     set_budget(ENDLESS);
     atomic_store(&fresh_until, INT64_MAX);
     atomic_store(&charged_from, SIZE_MAX);
+    atomic_store(&no_arenas_until, 0);
     for (int domain = RAW; domain < DOMAINS; domain++)
         unlink_domain(domain);
     arena_allocator_t current;

@@ -97,7 +97,7 @@ PRELOADED = """
             table.publish(10 ** number, 1)
             os.write(tell, b"x")
             os.read(wait, 1)
-            os.write(tell, json.dumps(astuple(table.others(time.monotonic()))).encode())
+            os.write(tell, json.dumps(astuple(table.others(time.monotonic()))[:3]).encode())
             os.read(wait, 1)
             sys.exit()
         pipes.append((reply, go))

@@ -24,13 +24,13 @@ def test_identifiers_are_collapsed_and_names_are_not(path: str, name: str) -> No
 
 
 def test_a_class_is_one_object_for_all_its_paths_and_another_for_each_method() -> None:
-    routes = Routes()
+    routes = Routes(lambda name: None)
     assert routes.find("GET", "/users/1") is routes.find("GET", "/users/2")
     assert routes.find("GET", "/users/1") is not routes.find("POST", "/users/1")
 
 
 def test_whatever_paths_clients_invent_classes_stay_few() -> None:
-    routes = Routes()
+    routes = Routes(lambda name: None)
     known = routes.find("GET", "/known")
     found = {
         id(routes.find("GET", f"/{'abcdefghij'[i % 10]}{'klmnopqrst'[i // 10 % 10]}/{'x' * (i // 100)}"))
@@ -41,7 +41,7 @@ def test_whatever_paths_clients_invent_classes_stay_few() -> None:
 
 
 def test_a_class_outlives_the_paths_that_are_forgotten() -> None:
-    routes = Routes()
+    routes = Routes(lambda name: None)
     first = routes.find("GET", "/users/0")
     for number in range(5000):
         routes.find("GET", f"/users/{number}")
