@@ -340,3 +340,33 @@ def test_small_steps_go_on_when_large_blocks_are_refused(child_cgroup: MakeCgrou
         print(json.dumps(guard.statistics().small_refusals))
     """
     assert run_python(child_cgroup(128 * MIB), program) == 0
+
+
+def test_arenas_that_were_refused_are_not_asked_for_again_at_once(child_cgroup: MakeCgroup) -> None:
+    """pymalloc asks for one for each small object that it has no room for, of which a request may need thousands."""
+    program = """
+        import json
+        from resource_monitor.guard import AllocationGuard
+
+        guard = AllocationGuard()
+        guard.install()
+        held = []
+        try:
+            while True:
+                held.append(bytearray(b"x") * 300_000)
+        except MemoryError:
+            held.pop()
+        before = guard.statistics()
+        small = []
+        try:
+            while True:
+                small.append([len(small)])
+        except MemoryError:
+            made = len(small)
+            small.clear()
+        after = guard.statistics()
+        print(json.dumps([made, after.small_refusals - before.small_refusals]))
+    """
+    made, refusals = run_python(child_cgroup(96 * MIB), program)
+    assert made > 20_000
+    assert 0 < refusals < made / 10

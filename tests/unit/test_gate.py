@@ -870,3 +870,20 @@ def test_a_child_can_ask_whatever_its_parent_s_threads_were_doing(
     finally:
         over.set()
         thread.join()
+
+
+def test_a_request_for_whose_admission_there_is_no_memory_is_refused_and_leaves_nothing(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monitor=service.monitor, request_cost=10 * MIB)
+
+    def fail(ledger: Any, size: int) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("resource_monitor.reservation.Ledger.make", fail)
+    assert gate.enter("GET", "/")  # asks for nothing: cost is told by ask()
+    ask = gate.ask({}, "GET", "/")
+    assert gate.attempt(ask) is Reason.MEMORY
+    statistics = gate.statistics()
+    assert (statistics.in_flight, statistics.admitted, statistics.promised) == (1, 1, 0)
+    assert statistics.routes["GET /"].in_flight == 1

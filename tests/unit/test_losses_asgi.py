@@ -18,6 +18,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from resource_monitor import reserve
+from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import MemoryBackpressureMiddleware, gate
 
 Message = dict[str, Any]
@@ -331,3 +332,22 @@ def test_an_exempt_request_that_is_lost_is_answered_503_too(service: Service) ->
     middleware = wrap(raising(MemoryError()), service)
     assert run(middleware, http("/livez")) == (REFUSED, None)
     assert middleware.statistics().in_flight == 0
+
+
+def test_what_the_server_sends_for_the_app_is_the_servers_own_work(service: Service) -> None:
+    places: list[int] = []
+
+    async def app(scope: Message, receive: Any, send: Send) -> None:
+        places.append(place()[0])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        places.append(place()[0])
+        await send({"type": "http.response.body", "body": b""})
+
+    async def send(message: Message) -> None:
+        places.append(place()[0])
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    asyncio.run(wrap(app, service)(http(), receive, send))
+    assert places == [IN_APP, IN_SERVER, IN_APP, IN_SERVER]

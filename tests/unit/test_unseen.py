@@ -55,6 +55,21 @@ def test_what_the_guard_let_pass_was_not_taken_unseen() -> None:
     assert route.unseen == 2 * MB
 
 
+def test_a_new_class_whose_memory_the_guard_sees_is_new_no_longer() -> None:
+    admission, route, ping = Admission(0), Route(), Route()
+    admission.read(200 * MB, 0, 0.0)
+    while admission.decide(route, 200 * MB, 0.0) is None:
+        pass
+    before = route.in_flight
+    admission.read(200 * MB - before * LEAST // 2, before * LEAST // 2, 0.2)  # too little to say anything
+    assert admission.decide(route, 200 * MB, 0.2) is Reason.COLD_START
+    admission.read(180 * MB, 20 * MB, 0.4)
+    assert admission.decide(route, 180 * MB, 0.4) is None
+    while admission.decide(ping, 180 * MB, 0.4) is None:
+        pass
+    assert ping.in_flight < before  # which was not in flight then
+
+
 def test_what_the_guard_let_pass_may_show_a_moment_later() -> None:
     route = known()
     admission = busy((route, 4))
