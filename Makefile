@@ -23,11 +23,12 @@ lint: .venv/installed-dev
 	$(BIN)/lint-imports
 
 arena: .venv/installed-dev
-	$(BIN)/python -m benchmarks.overload --json report/arena.jsonl $(ARGS)
+	$(BIN)/python -m benchmarks.overload --seconds 8 --json report/arena.jsonl $(ARGS)
 
 arena-full: .venv/installed-dev
-	$(BIN)/python -m benchmarks.overload --sweep
-	$(BIN)/python -m benchmarks.overload --strategies all --seeds 1,2,3 --json report/arena-full.jsonl --resume --docs $(ARGS)
+	$(BIN)/python -m benchmarks.overload --sweep --scenarios all
+	$(BIN)/python -m benchmarks.overload --strategies all --scenarios all --seeds 1,2,3 --json report/arena-full.jsonl --resume --docs $(ARGS)
+	$(BIN)/python -m benchmarks.overload.judge report/arena-full.jsonl
 
 soak: .venv/installed-dev
 	$(BIN)/python -m benchmarks.overload.soak $(ARGS)

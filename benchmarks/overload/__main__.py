@@ -186,7 +186,8 @@ def _print_list() -> None:
 
 
 def _scenarios(text: str) -> list[Scenario]:
-    names = [*SCENARIOS] if text == "all" else text.split(",")
+    named = {"all": [*SCENARIOS], "steady": [name for name, scenario in SCENARIOS.items() if not scenario.waves]}
+    names = named.get(text) or text.split(",")
     if unknown := [name for name in names if name not in SCENARIOS]:
         raise ValueError(f"No scenario is called {unknown[0]!r}; --list shows them.")
     return [SCENARIOS[name] for name in names]
@@ -203,7 +204,9 @@ def _seeds(text: str) -> list[int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overload", description=__doc__)
     parser.add_argument("--strategies", default=_QUICK, help="names with commas between, or all (default: %(default)s)")
-    parser.add_argument("--scenarios", default="all", help="names with commas between, or all (the default)")
+    parser.add_argument(
+        "--scenarios", default="steady", help="names with commas between, all, or those without waves (%(default)s)"
+    )
     parser.add_argument(
         "--seconds",
         type=float,
