@@ -18,7 +18,8 @@ _FACTORS = {
 _SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]{0,3})\s*", re.IGNORECASE | re.ASCII)
 _PERCENTAGE = re.compile(r"\s*(\d{1,3}(?:\.\d{1,20})?)\s*%\s*", re.ASCII)
 _CLAMP = re.compile(r"\s*clamp\(([^,()]*),([^,()]*),([^,()]*)\)\s*", re.IGNORECASE)
-_EXAMPLES = 'give bytes as a number, a size such as "64MiB", or a share of the limit such as "5%"'
+_SIZES = 'give bytes as a number, or a size such as "64MiB"'
+_AMOUNTS = 'give bytes as a number, a size such as "64MiB", or a share of the limit such as "5%"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +45,20 @@ def parse_size(value: int | str) -> int:
 
     Raises :class:`ConfigurationError`.
     """
+    return _size(value, _SIZES)
+
+
+def _size(value: int | str, remedy: str) -> int:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value)
         factor = _FACTORS.get(match[2].lower()) if match else None
         if match is None or factor is None:
-            raise ConfigurationError(f"{value!r} is not a size; {_EXAMPLES}.")
+            raise ConfigurationError(f"{value!r} is not a size; {remedy}.")
         return int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigurationError(f"{value!r} is not a size; {_EXAMPLES}.")
+        raise ConfigurationError(f"{value!r} is not a size; {remedy}.")
     if value < 0:
-        raise ConfigurationError(f"{value!r} is negative; {_EXAMPLES}.")
+        raise ConfigurationError(f"{value!r} is negative; {remedy}.")
     return value
 
 
@@ -78,7 +83,7 @@ def parse_amount(value: int | str) -> Amount:
             if share > 1:
                 raise ConfigurationError(f"{value!r} is more than the whole limit; give at most 100%.")
             return Amount(share, 0, None)
-    size = parse_size(value)
+    size = _size(value, _AMOUNTS)
     return Amount(None, size, size)
 
 
