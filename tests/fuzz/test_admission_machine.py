@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from machine import MIB, Clock, Machine, Service
@@ -308,3 +309,5 @@ class AdmissionMachine(RuleBasedStateMachine):
 
 
 TestAdmission = AdmissionMachine.TestCase
+# an example here is fifty steps, each of which is worth one of the others'
+TestAdmission.settings = settings(max_examples=max(200, settings().max_examples // 10))
