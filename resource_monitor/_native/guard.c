@@ -542,7 +542,8 @@ static void start_watching(const rm_guard_watch *watch)
     guard.full_at = -FULL_INTERVAL;
     guard.relief_interval = RELIEF_INTERVAL;
     guard.relief_due = 0;
-    read_limits(RM_FULL, now_ns());
+    if (!read_limits(RM_FULL, now_ns()))
+        rm_heap_prepare(guard.outcome.tightest);
 }
 
 /* Stand in front of every allocator that is not reached through us: all of them at first, later those where a hook that

@@ -6,9 +6,11 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/auxv.h>
 #include <unistd.h>
@@ -41,6 +43,7 @@ static struct jemalloc {
 
 static struct {
     int (*trim)(size_t);
+    int (*option)(int, int);
     struct mallinfo2_s (*info)(void);
     int (*print)(int, FILE *);
 } glibc;
@@ -119,7 +122,7 @@ static bool detect_glibc(void)
 {
     const char *(*version)(void);
     if (!beside_malloc("gnu_get_libc_version", &version) || !beside_malloc("malloc_trim", &glibc.trim) ||
-        !beside_malloc("malloc_info", &glibc.print))
+        !beside_malloc("malloc_info", &glibc.print) || !beside_malloc("mallopt", &glibc.option))
         return false;
     heap.kind = RM_HEAP_GLIBC;
     heap.has_statistics = beside_malloc("mallinfo2", &glibc.info);
@@ -250,6 +253,23 @@ int rm_heap_read(rm_heap_statistics *out)
         return 0;
     }
     }
+}
+
+/* Prepare for a limit of so many bytes. What a thread frees on glibc goes to the top of its arena, which malloc_trim
+ * leaves alone (malloc/malloc.c, mtrim), and free gives back only what is beyond a threshold that grows with the blocks
+ * that were freed, to 64 MiB an arena: in a small limit a few threads keep all of it. So blocks that are large for this
+ * limit are mapped on their own, and a top is kept as small, unless the user chose otherwise. 32 MiB is the most that
+ * glibc would come to by itself. */
+void rm_heap_prepare(u64 limit)
+{
+    enum { LEAST = 2 << 20, MOST = 32 << 20, SHARE = 128 };
+    const char *tunables = getenv("GLIBC_TUNABLES");
+    if (rm_heap_detect() != RM_HEAP_GLIBC || limit == NO_LIMIT || getenv("MALLOC_TRIM_THRESHOLD_") ||
+        getenv("MALLOC_MMAP_THRESHOLD_") || (tunables && strstr(tunables, "glibc.malloc")))
+        return;
+    u64 large = limit / SHARE < LEAST ? LEAST : limit / SHARE > MOST ? MOST : limit / SHARE;
+    glibc.option(M_MMAP_THRESHOLD, (int)large);
+    glibc.option(M_TRIM_THRESHOLD, (int)large);
 }
 
 /* Give unused memory back to the kernel. 0, an errno of jemalloc's, or ENOTSUP when the allocator offers no way. */

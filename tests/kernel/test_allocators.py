@@ -221,3 +221,32 @@ def test_relief_comes_before_refusal(child_cgroup: MakeCgroup, library: str | No
     assert freed is True
     assert after > 64 * MIB
     assert shed == 1
+
+
+def test_what_threads_freed_on_glibc_can_be_used_by_others(child_cgroup: MakeCgroup) -> None:
+    """Each thread has an arena, whose top malloc_trim leaves alone and which free gives back
+    only beyond 16 MiB and more unless told otherwise."""
+    program = """
+        import json, threading
+        from resource_monitor import AllocationGuard
+
+        AllocationGuard().install()
+        together = threading.Barrier(12)
+
+        def work():
+            for _ in range(20):
+                together.wait()
+                try:
+                    block = b"x" * 8_000_000
+                    block = None
+                except MemoryError:
+                    pass
+
+        threads = [threading.Thread(target=work) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(json.dumps(len(b"x" * 60_000_000)))
+    """
+    assert run_python(child_cgroup(96 * MIB), program) == 60_000_000
