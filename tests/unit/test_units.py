@@ -35,7 +35,8 @@ def test_takes_a_number_as_bytes() -> None:
 
 @pytest.mark.parametrize("value", ["", "MiB", "12 parsecs", "1e6", "-5", "٣MiB", "1.MiB", "1kk", "5%", None, 1.5, True])
 def test_names_what_is_no_size_and_says_what_would_be_one(value: object) -> None:
-    with pytest.raises(ConfigurationError, match=r'is not a size; give bytes as a number, or a size such as "64MiB".$') as e:
+    message = r'is not a size; give bytes as a number, or a size such as "64MiB".$'
+    with pytest.raises(ConfigurationError, match=message) as e:
         parse_size(value)  # type: ignore[arg-type]
     assert repr(value) in str(e.value)
 
