@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -24,6 +25,7 @@ from starlette.routing import Route
 
 from benchmarks.overload import strategies
 from benchmarks.overload.tally import Tally, TallyMiddleware
+from resource_monitor.allocator import allocator
 
 if os.environ["ARENA_SCENARIO"] == "numpy":
     # at the start, as in any app that uses it; its own memory is spared the other scenarios
@@ -136,6 +138,13 @@ async def stream(request: Request) -> Response:
     return StreamingResponse(pieces())
 
 
+async def rest(_: Request) -> Response:
+    """Gives back what nobody needs, so that what is left is what is held."""
+    gc.collect()
+    allocator().relieve()
+    return PlainTextResponse("rested")
+
+
 async def ping(_: Request) -> Response:
     return PlainTextResponse("pong")
 
@@ -154,6 +163,7 @@ app = Starlette(
         Route("/child", child),
         Route("/stream", stream),
         Route("/ping", ping),
+        Route("/rest", rest),
         Route("/livez", ping),
     ],
     middleware=[

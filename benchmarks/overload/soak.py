@@ -1,8 +1,9 @@
 """Ten minutes of mixed work at twice what fits, in one process: does it live, and does it stay as it was?
 
 ``python -m benchmarks.overload.soak [--minutes N] [--rate R] [--strategy NAME]``: each minute is 48 s of ``mixed``,
-``race`` and ``objects`` in equal parts and 12 s of rest, at the end of which memory and descriptors are counted. Status
-0 when the process at the end is the one of the beginning and neither grew after the first minute.
+``race`` and ``objects`` in equal parts and 12 s of rest, at the end of which the server gives back what nobody needs,
+and memory and descriptors are counted. Status 0 when the process at the end is the one of the beginning and neither
+grew after the first minute.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import os
 import random
 import time
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +91,8 @@ async def soak(name: str, rate: float, count: int, tell: Callable[[int, Minute],
                 began = time.perf_counter()
                 seen = await load.run(server.port, scenario, rate=rate, seconds=LOADED, seed=number, began=began)
                 await asyncio.sleep(RESTING)
+                with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/rest") as answer:
+                    answer.read()
                 good = sum(outcome.good for outcome in seen.outcomes)
                 shed = sum(outcome.shed for outcome in seen.outcomes)
                 pid = int((cgroup.path / "cgroup.procs").read_text().split()[0])
