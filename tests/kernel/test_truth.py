@@ -73,7 +73,10 @@ def test_a_container_full_of_page_cache_sheds_nothing(child_cgroup: MakeCgroup, 
         for _ in range(2):  # the second time some of it is on the active list
             with open(sys.argv[1], "rb", buffering=0) as file:
                 while file.read(1 << 20):
-                    admitted += gate.enter("GET", "/") is not None
+                    request = gate.enter("GET", "/")
+                    if request:
+                        admitted += 1
+                        request.leave()
         limit = next(limit for limit in default_monitor().limits() if limit.value == 64 << 20)
         block = bytearray(b"x") * (24 << 20)  # and indeed it can be had
         print(json.dumps([admitted, gate.statistics().shed, limit.value - limit.used, limit.headroom]))
@@ -92,8 +95,9 @@ def test_a_container_full_of_shared_memory_sheds(child_cgroup: MakeCgroup, share
         gate = Gate()
         written = 0
         with open(sys.argv[1], "wb", buffering=0) as file:
-            while gate.enter("GET", "/"):
+            while request := gate.enter("GET", "/"):
                 written += file.write(b"x" * (1 << 20))
+                request.leave()
         os.unlink(sys.argv[1])
         print(json.dumps([written, gate.statistics().shed, gate.enter("GET", "/") is not None]))
     """
