@@ -276,7 +276,7 @@ def _calls(meminfo: int, directory: int, null: int) -> dict[str, Callable[[], ob
         "rm_heap_object": lib.rm_heap_object,
         "rm_heap_read": lambda: lib.rm_heap_read(statistics),
         "rm_heap_dirty": lambda: lib.rm_heap_dirty(number),
-        "rm_heap_prepare": lambda: lib.rm_heap_prepare(2**64 - 1),
+        "rm_heap_prepare": lambda: lib.rm_heap_prepare(64 << 30),
         "rm_heap_relieve": lib.rm_heap_relieve,
     }
 
