@@ -66,3 +66,17 @@ async def steps(count: int) -> None:
     """Let the event loop turn so often."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+def record_timers() -> list[asyncio.TimerHandle]:
+    """Every timer that is set on the running loop from now on."""
+    timers: list[asyncio.TimerHandle] = []
+    loop = asyncio.get_running_loop()
+    original = loop.call_later
+
+    def call_later(*args: Any, **options: Any) -> asyncio.TimerHandle:
+        timers.append(original(*args, **options))
+        return timers[-1]
+
+    loop.call_later = call_later  # type: ignore[method-assign]
+    return timers

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from asgi_client import Client, http, steps
+from asgi_client import Client, http, record_timers, steps
 from machine import Service
 
 from resource_monitor.middleware import MemoryBackpressureMiddleware
@@ -59,15 +59,7 @@ def test_with_nothing_in_flight_the_loop_is_left_alone(service: Service, lags: l
     middleware = MemoryBackpressureMiddleware(app, monitor=service.monitor)
 
     async def main() -> None:
-        timers: list[asyncio.TimerHandle] = []
-        loop = asyncio.get_running_loop()
-        original = loop.call_later
-
-        def call_later(*args: Any, **options: Any) -> asyncio.TimerHandle:
-            timers.append(original(*args, **options))
-            return timers[-1]
-
-        loop.call_later = call_later  # type: ignore[method-assign]
+        timers = record_timers()
         await asyncio.gather(*(Client(middleware, http()).task for _ in range(10)))
         await steps(2)
         assert [timer.cancelled() for timer in timers] == [True]  # one for all

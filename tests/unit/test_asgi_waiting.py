@@ -4,7 +4,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 import pytest
-from asgi_client import GONE, Client, http, piece, steps, until
+from asgi_client import GONE, Client, http, piece, record_timers, steps, until
 from machine import MIB, Service
 
 from resource_monitor.admission import Reason
@@ -38,19 +38,13 @@ def run(test: Coroutine[Any, Any, None]) -> None:
     """Runs a test; nothing that it began may be there when it ends, no task and no timer."""
 
     async def main() -> None:
-        timers: list[asyncio.TimerHandle] = []
-        loop = asyncio.get_running_loop()
-        original = loop.call_later
-
-        def call_later(*args: Any, **options: Any) -> asyncio.TimerHandle:
-            timers.append(original(*args, **options))
-            return timers[-1]
-
-        loop.call_later = call_later  # type: ignore[method-assign]
+        timers = record_timers()
         await test
         await steps(3)
         assert asyncio.all_tasks() == {asyncio.current_task()}
-        assert [timer for timer in timers if timer.when() > loop.time() and not timer.cancelled()] == []
+        assert [
+            timer for timer in timers if timer.when() > asyncio.get_running_loop().time() and not timer.cancelled()
+        ] == []
 
     asyncio.run(main())
 

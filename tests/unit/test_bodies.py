@@ -1,7 +1,7 @@
 """The rules for bodies, asked step by step."""
 
 import pytest
-from machine import MIB, Service
+from machine import MIB, Holder, Service
 
 from resource_monitor import MemoryPressure, reserve
 from resource_monitor.admission import Pressure, Reason
@@ -189,17 +189,9 @@ def test_without_room_for_too_long_the_request_is_lost(
 
 
 def test_the_allocator_is_asked_before_a_body_waits(service: Service) -> None:
-    class Holder:
-        def dirty(self) -> int:
-            return 100 * MIB
-
-        def relieve(self) -> bool:
-            service.machine.container(usage=155 * MIB)
-            return True
-
     gate = Gate(monitor=service.monitor)
     intake, _ = begin(gate, 50 * MIB)
-    service.monitor.allocator = Holder()  # type: ignore[assignment]
+    service.monitor.allocator = Holder(service.machine, 100 * MIB)  # type: ignore[assignment]
     service.fill()
     assert intake.may_read()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from machine import GIB, MIB, Machine, Service
+from machine import GIB, MIB, Holder, Machine, Service
 
 from resource_monitor import Resource, counts, guard, reserve
 from resource_monitor.admission import Pressure, Priority, Reason
@@ -170,15 +170,7 @@ def test_page_cache_that_melts_away_at_the_same_usage_is_noticed_at_once(service
 
 
 def test_what_the_allocator_gives_back_is_used_before_anything_is_refused(service: Service, gate: Gate) -> None:
-    class Holder:
-        def dirty(self) -> int:
-            return 100 * MIB
-
-        def relieve(self) -> bool:
-            service.machine.container(usage=155 * MIB)
-            return True
-
-    service.monitor.allocator = Holder()  # type: ignore[assignment]
+    service.monitor.allocator = Holder(service.machine, 100 * MIB)  # type: ignore[assignment]
     service.fill()
     assert gate.enter("GET", "/")
     assert gate.statistics().shed == 0
@@ -720,15 +712,7 @@ def test_the_age_of_the_reading_is_told(service: Service) -> None:
 
 
 def test_what_the_allocator_gave_back_is_told(service: Service, gate: Gate) -> None:
-    class Holder:
-        def dirty(self) -> int:
-            return 100 * MIB
-
-        def relieve(self) -> bool:
-            service.machine.container(usage=155 * MIB)
-            return True
-
-    service.monitor.allocator = Holder()  # type: ignore[assignment]
+    service.monitor.allocator = Holder(service.machine, 100 * MIB)  # type: ignore[assignment]
     service.fill()
     enter(gate)
     found = gate.statistics()

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from machine import GIB, MIB, Clock, Machine
+from machine import GIB, MIB, Clock, Holder, Machine
 
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.monitor import MemoryMonitor, Reading, default_monitor
@@ -13,29 +13,6 @@ from resource_monitor.sampling import UNBOUNDED, _after_fork_in_child
 
 LONGEST, SHORTEST, FULL_INTERVAL, RETRY = 0.05, 0.0002, 0.1, 0.05
 CURRENT, STAT = "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"
-
-
-class Holder:
-    """An allocator that holds ``held`` bytes unused and, asked for them, lets the machine's usage sink by as much.
-
-    ``tells`` is whether it can say how much it holds, as jemalloc can and glibc cannot.
-    """
-
-    def __init__(self, machine: Machine, held: int = 0, *, tells: bool = True) -> None:
-        self.machine = machine
-        self.held = held
-        self.tells = tells
-        self.asked = 0
-
-    def dirty(self) -> int | None:
-        return self.held if self.tells else None
-
-    def relieve(self) -> bool:
-        self.asked += 1
-        usage = self.machine.path(CURRENT)
-        usage.write_text(str(int(usage.read_text()) - self.held))
-        self.held = 0
-        return True
 
 
 @pytest.fixture
