@@ -85,7 +85,7 @@ int rm_parse_keys(const char *text, size_t length, const char *const *keys, int 
         if (space) {
             size_t key_length = (size_t)(space - text);
             for (int i = 0; i < count; i++) {
-                if (strncmp(keys[i], text, key_length) || keys[i][key_length])
+                if (strlen(keys[i]) != key_length || memcmp(keys[i], text, key_length))
                     continue;
                 const char *at = space;
                 u64 value;

@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kernel_files import U64, anything, damaged, limits_table, memberships, meminfo, mounts, one_word, stat
 
@@ -62,6 +62,7 @@ KEYS = (b"inactive_file", b"hierarchical_memory_limit", b"MemTotal:", b"CommitLi
 
 
 @given(damaged(stat | meminfo))
+@example(b"MemTotal:\x00  100 kB\n").via("a key ends at its space, not at a byte that ends a string of C")
 def test_keys(content: bytes) -> None:
     names = [ffi.new("char[]", key) for key in KEYS]
     values = ffi.new("unsigned long long[]", [UNTOUCHED] * len(KEYS))
