@@ -55,7 +55,7 @@ class Scenario:
     """A stream of requests. ``rate`` is per second, ``None`` takes the command line's; ``at_most`` ends it early.
 
     ``unloaded`` is how long a request takes while nothing else goes on; seconds, 0 for less than a hundredth.
-    ``workers`` is the number of server processes. In a ``cheap`` one there is room for everything: nothing may be shed.
+    ``workers`` is the number of server processes, ``forked`` from one that loaded the app, or each loading it. In a ``cheap`` one there is room for everything: nothing may be shed.
     ``prepare`` fills the directory of files that the server may read. ``waves`` set the length of the run and when the
     rate applies. ``limit_of`` names the scenario of the same requests whose best fixed limit is the best here too.
     """
@@ -67,6 +67,7 @@ class Scenario:
     rate: float | None = None
     at_most: int | None = None
     workers: int = 1
+    forked: bool = False
     cheap: bool = False
     prepare: Callable[[Path], None] | None = None
     waves: Waves | None = None
@@ -152,6 +153,11 @@ def threads(_: random.Random) -> Request:
 
 @scenario("0.3 s of waiting, then 8 MB, held for 0.2 s, on four server processes", unloaded=0.51, workers=4)
 def workers(_: random.Random) -> Request:
+    return Request("/work?mb=8&delay=0.3&hold=0.2")
+
+
+@scenario("the same on four that are forked from one that had loaded the app", unloaded=0.51, workers=4, forked=True)
+def forked(_: random.Random) -> Request:
     return Request("/work?mb=8&delay=0.3&hold=0.2")
 
 

@@ -65,6 +65,8 @@ class Server:
             "LD_PRELOAD": strategy.preload,
             **strategy.environment,
         }
+        if strategy.limit_concurrency is not None:
+            self._environment["ARENA_LIMIT_CONCURRENCY"] = str(strategy.limit_concurrency)
 
     async def start(self) -> None:
         """Start it and wait until it answers. Raises :class:`CannotStart`."""
@@ -122,6 +124,10 @@ class Server:
         return int(answer[9:12] or 0)
 
     def _python_argv(self, strategy: Strategy, scenario: Scenario) -> list[str]:
+        if scenario.forked:
+            argv = [sys.executable, "-m", "gunicorn", "--config", "python:benchmarks.overload.forked"]
+            argv += ["--bind", f"127.0.0.1:{self.port}", "--workers", str(scenario.workers)]
+            return [*argv, "benchmarks.overload.server:app"]
         argv = [sys.executable, "-m", "uvicorn", "benchmarks.overload.server:app", "--port", str(self.port)]
         argv += ["--backlog", "4096", "--no-access-log", "--log-level", "error"]
         if scenario.workers > 1:
