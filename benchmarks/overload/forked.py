@@ -15,7 +15,7 @@ class Worker(UvicornWorker):
     """uvicorn's, with the strategy's limit on concurrency."""
 
     CONFIG_KWARGS: dict[str, Any] = UvicornWorker.CONFIG_KWARGS | {
-        "limit_concurrency": int(os.environ.get("ARENA_LIMIT_CONCURRENCY", 0)) or None,
+        "limit_concurrency": int(os.environ.get("ARENA_LIMIT_CONCURRENCY", "0")) or None,
     }
 
 

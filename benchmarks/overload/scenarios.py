@@ -55,9 +55,10 @@ class Scenario:
     """A stream of requests. ``rate`` is per second, ``None`` takes the command line's; ``at_most`` ends it early.
 
     ``unloaded`` is how long a request takes while nothing else goes on; seconds, 0 for less than a hundredth.
-    ``workers`` is the number of server processes, ``forked`` from one that loaded the app, or each loading it. In a ``cheap`` one there is room for everything: nothing may be shed.
-    ``prepare`` fills the directory of files that the server may read. ``waves`` set the length of the run and when the
-    rate applies. ``limit_of`` names the scenario of the same requests whose best fixed limit is the best here too.
+    ``workers`` is the number of server processes, ``forked`` from one that loaded the app, or each loading it. In a
+    ``cheap`` scenario there is room for everything: nothing may be shed. ``prepare`` fills the directory of files that
+    the server may read. ``waves`` set the length of the run and when the rate applies. ``limit_of`` names the scenario
+    of the same requests whose best fixed limit is the best here too.
     """
 
     name: str
