@@ -15,6 +15,9 @@ _PATHS, _CLASSES = 4096, 256
 # Numbers, UUIDs and other long hexadecimal names, and anything too long to be a name that a person gave.
 _IDENTIFIER = re.compile(r"\d+|[0-9a-fA-F]{8,}(?:-[0-9a-fA-F]+)*|.{33,}|(?=.*\d)[\w-]{16,}", re.ASCII)
 
+RPC = "RPC"
+"""The method of a remote procedure call, whose path is a name that a developer gave it."""
+
 
 class Routes:
     """The classes seen so far; ``learned`` gives what is known of a new one by its name.
@@ -54,6 +57,8 @@ class Routes:
 
 
 def route_class(method: str, path: str) -> str:
-    """``"GET /users/{}/orders"``: what stands for one thing among many is left out."""
+    """``"GET /users/{}/orders"``: what stands for one thing among many is left out; of an :data:`RPC` nothing does."""
+    if method == RPC:
+        return f"{method} {path}"
     segments = ("{}" if _IDENTIFIER.fullmatch(segment) else segment for segment in path.split("/"))
     return f"{method} {'/'.join(segments)}"

@@ -8,14 +8,17 @@ from __future__ import annotations
 import types
 from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 
 
+_T = TypeVar("_T")
+
+
 @types.coroutine
-def as_app(app: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
-    """Await ``app`` with each of its steps marked as the app's."""
+def as_app(app: Coroutine[Any, Any, _T]) -> Generator[Any, Any, _T]:
+    """Await ``app`` with each of its steps marked as the app's; what it returns."""
     here = place()
     value: Any = None
     error: BaseException | None = None
@@ -26,8 +29,8 @@ def as_app(app: Coroutine[Any, Any, None]) -> Generator[Any, Any, None]:
                 waits_for = app.send(value)
             else:
                 waits_for, error = app.throw(error), None
-        except StopIteration:
-            return
+        except StopIteration as end:
+            return end.value
         finally:
             here[0] = IN_SERVER
         try:
