@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 
-from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
+from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import ensure_installed, guarded_floor, passed, refusals, unsupported
 from resource_monitor.middleware.asking import Ask, Asking, PriorityOf, RequestCost
@@ -21,6 +21,7 @@ from resource_monitor.middleware.responses import Refusal
 from resource_monitor.middleware.routes import Routes, route_class
 from resource_monitor.middleware.sharing import Sharing, reset_after_fork, share
 from resource_monitor.middleware.statistics import RouteStatistics, Statistics
+from resource_monitor.middleware.stuck import OnStuck, stuck
 from resource_monitor.monitor import MemoryMonitor, default_monitor
 from resource_monitor.reservation import Ledger, Promise, ledger_of
 from resource_monitor.resource import Resource
@@ -123,6 +124,8 @@ class Gate:
         max_wait: float = 0.0,
         max_body: int | str | None = None,
         body_timeout: float = 5.0,
+        on_stuck: OnStuck | None = None,
+        stuck_after: float = 60.0,
     ) -> None:
         try:
             self._amount = parse_amount(DEFAULT_MIN_AVAILABLE if min_available is None else min_available)
@@ -155,12 +158,14 @@ class Gate:
         self.exempt = ExemptPaths(exempt)
         self.refusal = Refusal(retry_after)
         self.dry_run = dry_run
+        self._stuck = stuck(on_stuck, stuck_after)
         self._admission = Admission(max_in_flight=max_in_flight)
         self._also = [Counted(resource, floor) for resource, floor in (also or {}).items()]
         self._routes = Routes(self._learned)
         self._lock = threading.Lock()
         self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
         self._seen = -1
+        self._refused_at: float | None = None
         self._left = 0
         self.waiting = 0
         self.epoch = 0
@@ -225,7 +230,17 @@ class Gate:
         """Count a refusal, of a request or of the rest of its body, and log the first of a time of shedding."""
         with self._lock:
             self._shed[reason] += 1
-            began = reason is not Reason.TOO_LARGE and self._admission.refused(time.monotonic())
+            began = is_stuck = False
+            if reason is not Reason.TOO_LARGE:
+                self._refused_at = now = time.monotonic()
+                began = self._admission.refused(now)
+                if self._stuck is not None and not self.dry_run:
+                    is_stuck = self._stuck.refused(
+                        reason, now, in_flight=self._admission.in_flight, admitted=self._admitted
+                    )
+        if is_stuck:
+            assert self._stuck is not None
+            self._stuck.act()
         if began:  # the log may take its time
             logger.warning(
                 "%s %s; requests are answered 503 until there is room again.",
@@ -296,6 +311,7 @@ class Gate:
 
     def statistics(self) -> Statistics:
         """The counts of this moment."""
+        self._settle()
         monitor, ledger = self._connected, self._ledger
         with self._lock:
             return Statistics(
@@ -310,10 +326,12 @@ class Gate:
                 pressure=self._admission.pressure,
                 min_available=self._admission.floor,
                 reading_age=monitor.age() if monitor else None,
+                refusal_age=None if self._refused_at is None else time.monotonic() - self._refused_at,
                 reliefs=monitor.reliefs if monitor else 0,
                 relieved=monitor.relieved if monitor else 0,
                 guard_refusals=refusals(),
                 workers=self._sharing.others(time.monotonic()).workers if self._sharing else 0,
+                dry_run=self.dry_run,
                 shed_by_reason=dict(self._shed),
                 routes={
                     name: RouteStatistics(
@@ -328,6 +346,21 @@ class Gate:
                     if route.in_flight or route.lost or route.unseen
                 },
             )
+
+    def _settle(self) -> None:
+        """Bring the pressure up to date, which ends a time of shedding also where no request comes any more."""
+        if self._admission.pressure is Pressure.OK:
+            return
+        try:
+            headroom = self._read()
+        except ProbeError:
+            if not self._admit_blindly:
+                return
+            headroom = UNBOUNDED
+        with self._lock:
+            ended = self._admission.admitted(headroom, time.monotonic())
+        if ended:
+            _log_end(headroom)
 
     def _begin(self, ask: Ask, headroom: int) -> Admitted | Reason:
         """Ask admission, and begin the request if it may. Memory that is kept for others is not left for this one."""
@@ -367,7 +400,7 @@ class Gate:
             self._tell(now)
             ended = admission.admitted(left, now)
         if ended:
-            logger.info("Shedding ended: %s available.", format_size(headroom))
+            _log_end(headroom)
         return admitted
 
     def _tell(self, now: float) -> None:
@@ -480,7 +513,14 @@ class Gate:
         self._lock = threading.Lock()
         self.epoch += 1
         self._in_flight = self.waiting = 0
+        self._refused_at = None
         self._admission.forget()
+        if self._stuck is not None:
+            self._stuck.forget()
+
+
+def _log_end(headroom: int) -> None:
+    logger.info("Shedding ended: %s available.", format_size(headroom))
 
 
 _SHORTAGES = {

@@ -8,6 +8,7 @@ from typing import TypedDict
 from resource_monitor.middleware.asking import PriorityOf, RequestCost
 from resource_monitor.middleware.gate import OnProbeError
 from resource_monitor.middleware.paths import Exempt
+from resource_monitor.middleware.stuck import OnStuck
 from resource_monitor.monitor import MemoryMonitor
 from resource_monitor.resource import Resource
 
@@ -51,5 +52,11 @@ class Options(TypedDict, total=False):
     where the interpreter can be guarded."""
     dry_run: bool
     """True: decide, count and log, but refuse nothing."""
+    on_stuck: OnStuck | None
+    """What to do once everything was refused for ``stuck_after`` seconds while nothing was in flight: ``"log"``, a
+    callable without arguments, or ``"stop"``, which sends this process SIGTERM, for its supervisor to replace it. It is
+    looked at when a request is refused, so that a worker that is asked nothing is not stuck."""
+    stuck_after: float
+    """Seconds, from 1; ``"stop"`` waits up to half as long again, so that not all workers stop at once."""
     monitor: MemoryMonitor | None
     """A monitor of one's own in place of the process's shared one."""

@@ -32,10 +32,11 @@ class Statistics:
     ``shed`` were refused before they began, ``shed_by_reason`` says why. ``wasted`` were admitted and then ran out of
     memory. ``waiting`` wait for room, ``promised`` bytes are kept for requests in flight and :func:`reserve`.
     ``min_available`` is the headroom to be left, bytes; ``reading_age`` are the seconds since memory was last read,
-    ``None`` before that. Memory was asked back from the allocator ``reliefs`` times, which brought ``relieved`` bytes;
-    the allocation guard refused ``guard_refusals`` allocations in this process. ``workers`` other processes on the
-    same limit share what they promised, have in flight and learned. ``routes`` are the classes that are in flight, lost
-    something or take memory unseen, by name.
+    ``None`` before that, and ``refusal_age`` those since a request was last refused for want of room. Memory was asked
+    back from the allocator ``reliefs`` times, which brought ``relieved`` bytes; the allocation guard refused
+    ``guard_refusals`` allocations in this process. ``workers`` other processes on the same limit share what they
+    promised, have in flight and learned. In a ``dry_run`` what counts as shed was let in all the same. ``routes`` are
+    the classes that are in flight, lost something or take memory unseen, by name.
     """
 
     in_flight: int
@@ -49,9 +50,11 @@ class Statistics:
     pressure: Pressure
     min_available: int
     reading_age: float | None
+    refusal_age: float | None
     reliefs: int
     relieved: int
     guard_refusals: int
     workers: int
+    dry_run: bool
     shed_by_reason: Mapping[Reason, int] = field(default_factory=dict)
     routes: Mapping[str, RouteStatistics] = field(default_factory=dict)
