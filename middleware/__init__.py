@@ -6,6 +6,7 @@ from resource_monitor.middleware.bodies import BodyTooLarge
 from resource_monitor.middleware.flask import MemoryBackpressure
 from resource_monitor.middleware.gate import DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT
+from resource_monitor.middleware.refusing import Shed, ShedResponse
 from resource_monitor.middleware.statistics import RouteStatistics, Statistics
 from resource_monitor.middleware.wsgi import WSGIMemoryBackpressureMiddleware
 
@@ -19,6 +20,8 @@ __all__ = [
     "Priority",
     "Reason",
     "RouteStatistics",
+    "Shed",
+    "ShedResponse",
     "Statistics",
     "WSGIMemoryBackpressureMiddleware",
 ]

@@ -17,11 +17,12 @@ from resource_monitor.middleware.asgi_loops import running_loop
 from resource_monitor.middleware.asgi_waiting import Room, WatchedReceive, wait_by_polling
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
+from resource_monitor.middleware.environment import settle
 from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.middleware.lag import Heartbeat
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
-from resource_monitor.middleware.responses import TOO_LARGE, Problem
+from resource_monitor.middleware.refusing import Shed
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import as_app, server_runs
 from resource_monitor.middleware.waiting import patience
@@ -49,7 +50,8 @@ class MemoryBackpressureMiddleware:
 
     def __init__(self, app: ASGIApp, **options: Unpack[Options]) -> None:
         self.app = app
-        self._gate = Gate(**options)
+        settled, names = settle(options)
+        self._gate = Gate(names, **settled)
         self._here: _Here | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,10 +60,16 @@ class MemoryBackpressureMiddleware:
             return
         gate, body = self._gate, body_of(scope)
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        ask = gate.ask(scope, method, scope["path"], scope.get("root_path", ""), body.rest if body else 0)
+        ask = gate.ask(
+            scope,
+            method,
+            scope["path"],
+            scope.get("root_path", ""),
+            body.rest if body else 0,
+            preflight=method == "OPTIONS" and body is None and _is_preflight(scope),
+        )
         if body is not None and body.exceeds(gate.max_body) and not gate.dry_run:
-            gate.count_refusal(ask, Reason.TOO_LARGE)
-            await _refuse(TOO_LARGE, body, scope, receive, send)
+            await self._refuse(gate.count_refusal(ask, Reason.TOO_LARGE), body, scope, receive, send)
             return
 
         here = self._where()
@@ -71,24 +79,24 @@ class MemoryBackpressureMiddleware:
             watched = None if body is not None and body.rest >= _READ_AHEAD else WatchedReceive(receive)
             receive = receive if watched is None else watched.receive
             answer = await (here.room.wait(ask, answer, watched) if here else wait_by_polling(gate, ask, answer))
-            if answer is None:
-                return
+        if answer is None:
+            return
         admitted = gate.refuse(ask, answer) if isinstance(answer, Reason) else answer
-        if admitted is None:
-            await _refuse(gate.refusal, body, scope, receive, send)
+        if not isinstance(admitted, Admitted):
+            await self._refuse(admitted, body, scope, receive, send)
             return
 
         if here:
             here.heartbeat.begin()
         try:
-            problem = await self._run(ask, admitted, body, scope, receive, send)
+            shed = await self._run(ask, admitted, body, scope, receive, send)
         finally:
             admitted.leave()
             if here:
                 here.heartbeat.end()
                 here.room.left()
-        if problem is not None:
-            await _refuse(problem, body, scope, receive, send)
+        if shed is not None:
+            await self._refuse(shed, body, scope, receive, send)
 
     def statistics(self) -> Statistics:
         """What this middleware did so far."""
@@ -105,24 +113,41 @@ class MemoryBackpressureMiddleware:
 
     async def _run(
         self, ask: Ask, admitted: Admitted, body: Body | None, scope: Scope, receive: Receive, send: Send
-    ) -> Problem | None:
-        """Run the app; what to answer for it when it ended early and has not answered."""
-        response = _Response(send, admitted, self._gate.refusal)
+    ) -> Shed | None:
+        """Run the app; why to refuse the request after all when it ended early and has not answered."""
+        response = _Response(send, admitted, self._gate)
         try:
             if body is not None and not (admitted.exempt and self._gate.max_body is None):
                 receive = BodyReceive(receive, Intake(self._gate, ask, admitted, body)).receive
             app = self.app(scope, receive, response.send)
             await (as_app(app) if isinstance(app, Coroutine) else app)
         except BaseException as error:
-            problem = response.problem_of(error)
-            if problem is None:
+            shed = response.shed_for(error)
+            if shed is None:
                 raise
             # the next admission must find the memory free
             let_go(error)
             if response.started:
                 raise
-            return problem
+            return shed
         return response.withheld
+
+    async def _refuse(self, shed: Shed, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or ()):
+            await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+            return
+        answer = self._gate.refusals.answer(shed, _accept(scope))
+        if scope["type"] == "websocket":
+            await send(answer.asgi_start("websocket.http.response.start"))
+            await send({"type": "websocket.http.response.body", "body": answer.body})
+            return
+        await send(answer.asgi_start("http.response.start"))
+        message = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body}
+        if body is not None and not body.ended:
+            await send({**message, "more_body": True})
+            await drain(receive)
+            message["body"] = b""
+        await send(message)
 
 
 class _Here:
@@ -144,19 +169,19 @@ class _Response:
     the error is the one being handled when the message comes.
     """
 
-    __slots__ = ("_admitted", "_refusal", "_send", "started", "withheld")
+    __slots__ = ("_admitted", "_gate", "_send", "started", "withheld")
 
-    def __init__(self, send: Send, admitted: Admitted, refusal: Problem) -> None:
+    def __init__(self, send: Send, admitted: Admitted, gate: Gate) -> None:
         self._send = send
         self._admitted = admitted
-        self._refusal = refusal
+        self._gate = gate
         self.started = False
-        self.withheld: Problem | None = None
+        self.withheld: Shed | None = None
 
     async def send(self, message: Message) -> None:
         if not self.started and self.withheld is None and message.get("status") in _FOR_ERRORS:
             error = sys.exception()
-            self.withheld = self.problem_of(error)
+            self.withheld = self.shed_for(error)
             if self.withheld is not None:
                 assert error is not None
                 let_go(error)
@@ -167,25 +192,18 @@ class _Response:
             with server_runs():
                 await self._send(message)
 
-    def problem_of(self, error: BaseException | None) -> Problem | None:
-        """What to answer for ``error``; ``None`` for the app's own ones. Notes the loss to memory."""
+    def shed_for(self, error: BaseException | None) -> Shed | None:
+        """Why the request is refused that ended in ``error``; ``None`` for the app's own ones. Notes the loss to
+        memory."""
         if lost_to_memory(error):
-            self._admitted.lose()
-            return self._refusal
-        return TOO_LARGE if caused_by(error, BodyTooLarge) else None
+            return self._gate.lost(self._admitted)
+        return self._gate.too_large(self._admitted) if caused_by(error, BodyTooLarge) else None
 
 
-async def _refuse(problem: Problem, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "http":
-        await send(problem.asgi_start("http.response.start"))
-        message = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else problem.body}
-        if body is not None and not body.ended:
-            await send({**message, "more_body": True})
-            await drain(receive)
-            message["body"] = b""
-        await send(message)
-    elif "websocket.http.response" in (scope.get("extensions") or ()):
-        await send(problem.asgi_start("websocket.http.response.start"))
-        await send({"type": "websocket.http.response.body", "body": problem.body})
-    else:
-        await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
+def _is_preflight(scope: Scope) -> bool:
+    names = {name for name, _ in scope["headers"]}
+    return b"origin" in names and b"access-control-request-method" in names
+
+
+def _accept(scope: Scope) -> str:
+    return b",".join(value for name, value in scope.get("headers", ()) if name == b"accept").decode("latin-1")

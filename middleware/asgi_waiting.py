@@ -80,7 +80,7 @@ class Room:
     def attempt(self, ask: Ask) -> Admitted | Reason:
         """As :meth:`Gate.attempt`, but nobody gets in before those who wait in the same line."""
         reason = self._queue.behind(ask)
-        if reason is None or self._gate.exempt.match(ask.path, ask.mount):
+        if reason is None or self._gate.is_exempt(ask):
             return self._gate.attempt(ask)
         return reason
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,8 @@ from resource_monitor.units import parse_size
 
 logger = logging.getLogger("resource_monitor")
 
-Carrier = Mapping[str, Any]
-"""What carries a request: an ASGI scope or a WSGI environ."""
+Carrier = Any
+"""What carries a request: an ASGI scope, a WSGI environ, or what the framework of the adapter calls a request."""
 
 RequestCost = int | str | Callable[[Carrier], int]
 PriorityOf = Callable[[Carrier], Priority]
@@ -22,23 +22,26 @@ PriorityOf = Callable[[Carrier], Priority]
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request. ``path`` is below ``mount``; ``need`` are the bytes that it will take, as far as is known before."""
+    """One request. ``path`` is below ``mount``; ``need`` are the bytes that it will take, as far as is known before.
+    ``preflight`` tells that it only asks whether another may be sent (the Fetch standard's CORS-preflight request)."""
 
     method: str
     path: str
     mount: str = ""
     need: int = 0
     priority: Priority = Priority.DEFAULT
+    preflight: bool = False
 
 
 class Asking:
     """The user's own knowledge of requests: ``request_cost`` in bytes, a size or a callable, and ``priority``.
 
-    Raises :class:`ConfigurationError` for what is neither. A callable that fails, or gives what cannot be meant, costs
-    no request: the first time of each is logged, and the request is taken for one like any other.
+    Raises :class:`ConfigurationError` for what is neither, and calls the cost ``name`` there. A callable that fails, or
+    gives what cannot be meant, costs no request: the first time of each is logged, and the request is taken for one
+    like any other.
     """
 
-    def __init__(self, request_cost: RequestCost, priority: PriorityOf | None) -> None:
+    def __init__(self, request_cost: RequestCost, priority: PriorityOf | None, name: str = "request_cost") -> None:
         self._cost_of: Callable[[Carrier], int] | None = None
         self._cost = 0
         if callable(request_cost):
@@ -47,7 +50,7 @@ class Asking:
             try:
                 self._cost = parse_size(request_cost)
             except ConfigurationError as error:
-                raise ConfigurationError(f"request_cost: {error}") from None
+                raise ConfigurationError(f"{name}: {error}") from None
         if priority is not None and not callable(priority):
             raise ConfigurationError(
                 f"priority={priority!r} cannot be called; give a function from the scope or environ to a Priority."
@@ -55,9 +58,11 @@ class Asking:
         self._priority_of = priority
         self._complaints: set[str] = set()
 
-    def ask(self, carrier: Carrier, method: str, path: str, mount: str = "", body: int = 0) -> Ask:
+    def ask(
+        self, carrier: Carrier, method: str, path: str, mount: str = "", body: int = 0, *, preflight: bool = False
+    ) -> Ask:
         """What to ask for the request in ``carrier``, of whose body ``body`` bytes are announced."""
-        return Ask(method, path, mount, self._need(carrier) + body, self._priority(carrier))
+        return Ask(method, path, mount, self._need(carrier) + body, self._priority(carrier), preflight)
 
     def _need(self, carrier: Carrier) -> int:
         if self._cost_of is None:

@@ -94,7 +94,7 @@ class Intake:
         if gate.dry_run:
             if not self._counted:
                 self._counted = True
-                gate.count_refusal(self._ask, Reason.BODY)
+                gate.count_refusal(self._ask, Reason.BODY, started=True)
             return True
         now = time.monotonic()
         if self._waits_since is None:
@@ -105,7 +105,7 @@ class Intake:
         if now - self._waits_since < gate.body_timeout:
             return False
         self._admitted.lose()
-        gate.count_refusal(self._ask, Reason.BODY)
+        self._admitted.shed = gate.count_refusal(self._ask, Reason.BODY, started=True)
         raise MemoryPressure(
             f"There was no room for the rest of the request's body, of which {format_size(body.came)} came, for "
             f"{gate.body_timeout:g} s; try again later or raise body_timeout."
@@ -128,7 +128,7 @@ class Intake:
         gate = self._gate
         if not self._counted:
             self._counted = True
-            gate.count_refusal(self._ask, Reason.TOO_LARGE)
+            self._admitted.shed = gate.count_refusal(self._ask, Reason.TOO_LARGE, started=True)
         if not gate.dry_run:
             assert gate.max_body is not None
             raise BodyTooLarge(

@@ -14,10 +14,11 @@ from enum import StrEnum
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import ensure_installed, guarded_floor, passed, refusals, unsupported
+from resource_monitor.middleware import checks
 from resource_monitor.middleware.asking import Ask, Asking, PriorityOf, RequestCost
 from resource_monitor.middleware.counted import Counted
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
-from resource_monitor.middleware.responses import Refusal
+from resource_monitor.middleware.refusing import Body, OnShed, Refusals, Respond, Shed, ShedResponse
 from resource_monitor.middleware.routes import Routes, route_class
 from resource_monitor.middleware.sharing import Sharing, reset_after_fork, share
 from resource_monitor.middleware.statistics import RouteStatistics, Statistics
@@ -26,7 +27,7 @@ from resource_monitor.monitor import MemoryMonitor, default_monitor
 from resource_monitor.reservation import Ledger, Promise, ledger_of
 from resource_monitor.resource import Resource
 from resource_monitor.sampling import UNBOUNDED
-from resource_monitor.units import format_size, parse_amount, parse_size
+from resource_monitor.units import format_size
 from resource_monitor.workers import Others
 
 logger = logging.getLogger("resource_monitor")
@@ -50,15 +51,17 @@ class OnProbeError(StrEnum):
 
 
 class Admitted:
-    """A request that was let in; :meth:`leave` is owed once it is over. ``promise`` is what is kept for it, ``lost``
-    whether it ran out of memory."""
+    """A request that was let in, as ``ask``; :meth:`leave` is owed once it is over. ``promise`` is what is kept for it,
+    ``lost`` whether it ran out of memory, ``shed`` what it is refused for after all."""
 
-    __slots__ = ("_answered", "_epoch", "_gate", "_route", "lost", "promise")
+    __slots__ = ("_answered", "_epoch", "_gate", "_route", "ask", "lost", "promise", "shed")
 
-    def __init__(self, gate: Gate, route: Route | None) -> None:
+    def __init__(self, gate: Gate, route: Route | None, ask: Ask) -> None:
         self._gate: Gate | None = gate
         self._epoch = gate.epoch
         self._route = route
+        self.ask = ask
+        self.shed: Shed | None = None
         self.lost = self._answered = False
         self.promise: Promise | None = None
 
@@ -92,22 +95,17 @@ class Admitted:
             gate.leave(self._route, lost=self.lost)
 
 
-def _seconds(name: str, value: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 3600:
-        raise ConfigurationError(f"{name}={value!r} is no time to wait; give seconds, from 0 to 3600.")
-    return float(value)
-
-
 class Gate:
     """Asked once a request; every admitted request must be let go of again with :meth:`Admitted.leave`.
 
-    Options are those of the adapters (:class:`~resource_monitor.middleware.options.Options`). Raises
-    :class:`ConfigurationError` for a value that cannot be meant, :class:`GuardError` when the guard was asked for and
-    cannot be had.
+    Options are those of the adapters (:class:`~resource_monitor.middleware.options.Options`), ``names`` what their
+    giver calls them. Raises :class:`ConfigurationError` for a value that cannot be meant, :class:`GuardError` when the
+    guard was asked for and cannot be had.
     """
 
     def __init__(
         self,
+        names: checks.Names | None = None,
         *,
         min_available: int | str | None = None,
         request_cost: RequestCost = 0,
@@ -126,40 +124,40 @@ class Gate:
         body_timeout: float = 5.0,
         on_stuck: OnStuck | None = None,
         stuck_after: float = 60.0,
+        response: Respond | ShedResponse | Body | None = None,
+        on_shed: OnShed | None = None,
+        status: int = 503,
     ) -> None:
-        try:
-            self._amount = parse_amount(DEFAULT_MIN_AVAILABLE if min_available is None else min_available)
-        except ConfigurationError as error:
-            raise ConfigurationError(f"min_available: {error}") from None
+        names = checks.Names() if names is None else names
+        self._names = names
+        self._amount = checks.amount(
+            names["min_available"], DEFAULT_MIN_AVAILABLE if min_available is None else min_available
+        )
         if limit is not None and monitor is not None:
-            raise ConfigurationError(f"limit={limit!r} and monitor are given; declare the limit on the monitor alone.")
+            raise ConfigurationError(
+                f"{names['limit']}={limit!r} and monitor are given; declare the limit on the monitor alone."
+            )
         if on_probe_error not in list(OnProbeError):
             raise ConfigurationError(
-                f"on_probe_error={on_probe_error!r} is neither 'admit' nor 'refuse'; give one of them."
+                f"{names['on_probe_error']}={on_probe_error!r} is neither 'admit' nor 'refuse'; give one of them."
             )
-        if max_in_flight is not None and (
-            isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1
-        ):
-            raise ConfigurationError(
-                f"max_in_flight={max_in_flight!r} is no number of requests; give a whole number from 1, or None."
-            )
-        self.max_wait = _seconds("max_wait", max_wait)
-        self.body_timeout = _seconds("body_timeout", body_timeout)
-        try:
-            self.max_body = None if max_body is None else parse_size(max_body)
-        except ConfigurationError:
-            raise ConfigurationError(
-                f'max_body={max_body!r} is no size of a body; give bytes as a number, a size such as "10MiB", or None.'
-            ) from None
+        self.max_wait = checks.seconds(names["max_wait"], max_wait)
+        self.body_timeout = checks.seconds(names["body_timeout"], body_timeout)
+        self.max_body = checks.body(names["max_body"], max_body)
         self._adaptive = min_available is None
         self._admit_blindly = on_probe_error == OnProbeError.ADMIT
-        self._asking = Asking(request_cost, priority)
+        self._asking = Asking(request_cost, priority, names["request_cost"])
         self.ask = self._asking.ask
-        self.exempt = ExemptPaths(exempt)
-        self.refusal = Refusal(retry_after)
-        self.dry_run = dry_run
-        self._stuck = stuck(on_stuck, stuck_after)
-        self._admission = Admission(max_in_flight=max_in_flight)
+        self._exempt_paths = ExemptPaths(exempt, names["exempt"])
+        self.refusals = Refusals(
+            response=response,
+            on_shed=on_shed,
+            status=checks.status(names["status"], status),
+            retry_after=checks.retry_after(names["retry_after"], retry_after),
+        )
+        self.dry_run = checks.flag(names["dry_run"], dry_run)
+        self._stuck = stuck(on_stuck, stuck_after, name=names["on_stuck"], after_name=names["stuck_after"])
+        self._admission = Admission(max_in_flight=checks.requests(names["max_in_flight"], max_in_flight))
         self._also = [Counted(resource, floor) for resource, floor in (also or {}).items()]
         self._routes = Routes(self._learned)
         self._lock = threading.Lock()
@@ -178,7 +176,9 @@ class Gate:
         self._sharing: Sharing | None = None
         self._limit = limit
         # a dry run changes nothing, unless it is told to
-        self._guard = False if dry_run and allocation_guard is None else allocation_guard
+        self._guard = checks.flag_or_none(names["allocation_guard"], allocation_guard)
+        if dry_run and allocation_guard is None:
+            self._guard = False
         self._start(min_available)
         _gates.add(self)
 
@@ -186,13 +186,19 @@ class Gate:
         """What to :meth:`Admitted.leave` when a request like any other is over, or ``None`` when it may not start."""
         ask = Ask(method, path, mount)
         answer = self.attempt(ask)
-        return answer if isinstance(answer, Admitted) else self.refuse(ask, answer)
+        final = answer if isinstance(answer, Admitted) else self.refuse(ask, answer)
+        return final if isinstance(final, Admitted) else None
+
+    def is_exempt(self, ask: Ask) -> bool:
+        """Whether it is let in without being asked about: paths that are, and what a browser asks before a request, of
+        which a refusal would look to its user like one for being from another origin."""
+        return ask.preflight or self._exempt_paths.match(ask.path, ask.mount)
 
     def attempt(self, ask: Ask) -> Admitted | Reason:
         """What to :meth:`Admitted.leave` when the request is over, or why it may not start now. Whoever then refuses it
         says so to :meth:`refuse`; to ask again is no refusal."""
-        if self.exempt.match(ask.path, ask.mount):
-            admitted = Admitted(self, None)  # before it is counted: there may be no memory for it
+        if self.is_exempt(ask):
+            admitted = Admitted(self, None, ask)  # before it is counted: there may be no memory for it
             with self._lock:
                 self._exempt += 1
                 self._in_flight += 1
@@ -214,19 +220,19 @@ class Gate:
             return Reason.MEMORY  # not even for that
         return answer
 
-    def refuse(self, ask: Ask, reason: Reason) -> Admitted | None:
+    def refuse(self, ask: Ask, reason: Reason) -> Admitted | Shed:
         """Count a refusal, and log the first of a time. In a dry run the request is admitted all the same."""
-        self.count_refusal(ask, reason)
+        shed = self.count_refusal(ask, reason)
         if not self.dry_run:
-            return None
+            return shed
         with self._lock:
             route = self._routes.find(ask.method, ask.path)
-            admitted = Admitted(self, route)
+            admitted = Admitted(self, route, ask)
             self._admission.starts(route)
             self._in_flight += 1
         return admitted
 
-    def count_refusal(self, ask: Ask, reason: Reason) -> None:
+    def count_refusal(self, ask: Ask, reason: Reason, *, started: bool = False) -> Shed:
         """Count a refusal, of a request or of the rest of its body, and log the first of a time of shedding."""
         with self._lock:
             self._shed[reason] += 1
@@ -247,6 +253,20 @@ class Gate:
                 "Dry run, nothing is refused: Shedding:" if self.dry_run else "Shedding:",
                 self._shortage(ask, reason),
             )
+        return self.refusals.shed(ask, reason, started=started)
+
+    def lost(self, admitted: Admitted) -> Shed:
+        """The request ran out of memory; told once, however often this is said."""
+        admitted.lose()
+        if admitted.shed is None or admitted.shed.reason is Reason.TOO_LARGE:
+            admitted.shed = self.refusals.shed(admitted.ask, Reason.MEMORY, started=True)
+        return admitted.shed
+
+    def too_large(self, admitted: Admitted) -> Shed:
+        """The request's body turned out too large; told once, however often this is said."""
+        if admitted.shed is None:
+            admitted.shed = self.refusals.shed(admitted.ask, Reason.TOO_LARGE, started=True)
+        return admitted.shed
 
     def has_room(self, admitted: Admitted, size: int, *, promised: bool) -> bool:
         """Whether ``size`` bytes more may come for a request in flight, which may use what new ones may not. Of what is
@@ -378,7 +398,7 @@ class Gate:
             if known and ledger is not None and (ask.need or ledger.promised):
                 left = ledger.left(headroom)
             route = self._routes.find(ask.method, ask.path)
-            admitted = Admitted(self, route)
+            admitted = Admitted(self, route, ask)
             left -= others.promised
             reason = admission.decide(
                 route, left, now, need=ask.need, priority=ask.priority, elsewhere=others.in_flight
@@ -456,8 +476,9 @@ class Gate:
         self._fit(monitor)
         if self._admission.floor >= tightest:
             raise ConfigurationError(
-                f"min_available={min_available or DEFAULT_MIN_AVAILABLE!r} is not below the memory limit of "
-                f"{format_size(tightest)}, so every request would be refused; give less, or a share such as '5%'."
+                f"{self._names['min_available']}={min_available or DEFAULT_MIN_AVAILABLE!r} is not below the memory "
+                f"limit of {format_size(tightest)}, so every request would be refused; give less, or a share such as "
+                "'5%'."
             )
 
     def _connect(self) -> MemoryMonitor:

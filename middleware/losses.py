@@ -21,7 +21,7 @@ def caused_by(error: BaseException | None, kind: type[BaseException], _behind: f
     return isinstance(error, kind) or caused_by(error.__cause__, kind, behind)
 
 
-def let_go(error: BaseException) -> None:
+def let_go(error: BaseException | None) -> None:
     """Free what the frames of ``error`` and of the errors behind it hold, without waiting for the garbage collector."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [error]

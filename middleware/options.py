@@ -8,6 +8,7 @@ from typing import TypedDict
 from resource_monitor.middleware.asking import PriorityOf, RequestCost
 from resource_monitor.middleware.gate import OnProbeError
 from resource_monitor.middleware.paths import Exempt
+from resource_monitor.middleware.refusing import Body, OnShed, Respond, ShedResponse
 from resource_monitor.middleware.stuck import OnStuck
 from resource_monitor.monitor import MemoryMonitor
 from resource_monitor.resource import Resource
@@ -43,6 +44,14 @@ class Options(TypedDict, total=False):
     """A limit on this process's resident memory, for machines where no cgroup sets one; bytes or ``"256MiB"``."""
     exempt: Exempt
     """Paths that are never refused: exact, a prefix with a final ``*``, or a callable of the path."""
+    status: int
+    """What the surplus is answered: 503 (the default) or 429."""
+    response: Respond | ShedResponse | Body | None
+    """A refusal of one's own: a :class:`ShedResponse`, bytes, a text or a dict for those refused for want of memory, or
+    a callable that gives one for each :class:`Shed`, and ``None`` where the usual one will do."""
+    on_shed: OnShed | None
+    """What is called with the :class:`Shed` of every request that is refused or lost, in a dry run of every one that
+    would be. It is waited for, on the event loop under ASGI."""
     retry_after: int
     """Seconds; ``Retry-After`` takes a random whole number from this to twice this."""
     on_probe_error: OnProbeError | str

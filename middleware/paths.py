@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 
 from resource_monitor.errors import ConfigurationError
+
+logger = logging.getLogger("resource_monitor")
 
 DEFAULT_EXEMPT: tuple[str, ...] = ("/healthz", "/livez", "/health", "/health/live", "/live")
 """Liveness paths in common use: a refused liveness probe gets the process restarted, which amplifies an overload."""
@@ -16,21 +19,23 @@ class ExemptPaths:
     """Paths that are always let in: exact ones, prefixes written with a final ``*``, or a callable of the path.
 
     A path matches with and without the mount point (``root_path``, ``SCRIPT_NAME``) and a trailing slash. Raises
-    :class:`ConfigurationError` for a pattern that cannot match any path.
+    :class:`ConfigurationError` for a pattern that cannot match any path, and calls the option ``name`` there. A
+    callable that fails exempts nothing; the first time is logged.
     """
 
-    def __init__(self, exempt: Exempt = DEFAULT_EXEMPT) -> None:
+    def __init__(self, exempt: Exempt = DEFAULT_EXEMPT, name: str = "exempt") -> None:
         self._callable = exempt if callable(exempt) else None
+        self._complained = False
         self._exact: set[str] = set()
         self._prefixes: tuple[str, ...] = ()
         if callable(exempt):
             return
         if isinstance(exempt, str):
-            raise ConfigurationError(f"exempt={exempt!r} is one text; give a list of paths, such as [{exempt!r}].")
+            raise ConfigurationError(f"{name}={exempt!r} is one text; give a list of paths, such as [{exempt!r}].")
         for pattern in exempt:
             if not isinstance(pattern, str) or not pattern.startswith("/"):
                 raise ConfigurationError(
-                    f"exempt path {pattern!r} can match no request; write it with a leading slash."
+                    f"{name} path {pattern!r} can match no request; write it with a leading slash."
                 )
             if pattern.endswith("*"):
                 self._prefixes += (pattern[:-1],)
@@ -41,16 +46,24 @@ class ExemptPaths:
         """Whether ``path`` is exempt; ``mount`` is the prefix under which the app is mounted."""
         if self._matches(path):
             return True
+        mount = mount.rstrip("/")
         if not mount:
             return False
         # ASGI puts the mount point into path, older servers and WSGI leave it out
         inner = path.removeprefix(mount)
-        return self._matches(inner if inner != path else mount + path)
+        below = inner != path and inner[:1] in ("", "/")
+        return (below and self._matches(inner or "/")) or self._matches(mount + path)
 
     def _matches(self, path: str) -> bool:
-        if self._callable is not None:
+        if self._callable is None:
+            return _trim(path) in self._exact or path.startswith(self._prefixes)
+        try:
             return bool(self._callable(path))
-        return _trim(path) in self._exact or path.startswith(self._prefixes)
+        except Exception as error:
+            if not self._complained:
+                self._complained = True
+                logger.error("exempt failed for a path (%r), which is not exempt then.", error)
+            return False
 
 
 def _trim(path: str) -> str:

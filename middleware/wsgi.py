@@ -13,10 +13,12 @@ from resource_monitor.admission import Reason
 from resource_monitor.guard import thread_refusals
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
+from resource_monitor.middleware.environment import settle
 from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
-from resource_monitor.middleware.responses import TOO_LARGE, Problem
+from resource_monitor.middleware.refusing import Shed
+from resource_monitor.middleware.responses import Answer
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import app_runs
 from resource_monitor.middleware.wsgi_input import Input, Readable, body_of, linger
@@ -33,31 +35,32 @@ ADMITTED = "resource_monitor.admitted"
 """The key in ``environ`` of what :meth:`Gate.attempt` gave, for adapters that learn of a loss before this one does."""
 
 
-class WSGIMemoryBackpressureMiddleware:
-    """Answers 503 before ``app`` runs while there is no memory for one more request, and in place of its answer when
-    it ran out of memory before the response started.
+class GatedApp:
+    """``app`` behind ``gate``."""
 
-    The keyword options are those of :class:`~resource_monitor.middleware.options.Options`. Raises
-    :class:`~resource_monitor.ConfigurationError` for a value that cannot be meant, and
-    :class:`~resource_monitor.GuardError` when the allocation guard was asked for and cannot be installed.
-    """
-
-    def __init__(self, app: WSGIApp, **options: Unpack[Options]) -> None:
+    def __init__(self, app: WSGIApp, gate: Gate) -> None:
         self.app = app
-        self.gate = Gate(**options)
-        self._threads = WaitingThreads(self.gate)
+        self.gate = gate
+        self._threads = WaitingThreads(gate)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate, body = self.gate, body_of(environ)
-        method, path = environ.get("REQUEST_METHOD", ""), environ.get("PATH_INFO", "")
-        ask = gate.ask(environ, method, path, environ.get("SCRIPT_NAME", ""), body.rest)
+        method = environ.get("REQUEST_METHOD", "")
+        ask = gate.ask(
+            environ,
+            method,
+            _text(environ.get("PATH_INFO", "")),
+            _text(environ.get("SCRIPT_NAME", "")),
+            body.rest,
+            preflight=method == "OPTIONS" and body.ended and _is_preflight(environ),
+        )
         if body.exceeds(gate.max_body) and not gate.dry_run:
-            gate.count_refusal(ask, Reason.TOO_LARGE)
-            return _refused(TOO_LARGE, body, environ, start_response)
+            shed = gate.count_refusal(ask, Reason.TOO_LARGE)
+            return _refused(self.answer(shed, environ), body, environ, start_response)
         answer = self._threads.enter(ask)
         admitted = answer if isinstance(answer, Admitted) else gate.refuse(ask, answer)
-        if admitted is None:
-            return _refused(gate.refusal, body, environ, start_response)
+        if isinstance(admitted, Shed):
+            return _refused(self.answer(admitted, environ), body, environ, start_response)
         try:
             response = _Response(self, ask, admitted, body, environ, start_response)
             return response.begin(self.app)
@@ -69,10 +72,28 @@ class WSGIMemoryBackpressureMiddleware:
         """What this middleware did so far."""
         return self.gate.statistics()
 
+    def answer(self, shed: Shed, environ: Environ) -> Answer:
+        """The refusal for the request in ``environ``."""
+        return self.gate.refusals.answer(shed, environ.get("HTTP_ACCEPT"))
+
     def left(self, admitted: Admitted) -> None:
         """The request is over; however often this is said."""
         admitted.leave()
         self._threads.serve()
+
+
+class WSGIMemoryBackpressureMiddleware(GatedApp):
+    """Answers 503 before ``app`` runs while there is no memory for one more request, and in place of its answer when
+    it ran out of memory before the response started.
+
+    The keyword options are those of :class:`~resource_monitor.middleware.options.Options`. Raises
+    :class:`~resource_monitor.ConfigurationError` for a value that cannot be meant, and
+    :class:`~resource_monitor.GuardError` when the allocation guard was asked for and cannot be installed.
+    """
+
+    def __init__(self, app: WSGIApp, **options: Unpack[Options]) -> None:
+        settled, names = settle(options)
+        super().__init__(app, Gate(names, **settled))
 
 
 class _Response:
@@ -85,7 +106,7 @@ class _Response:
 
     def __init__(
         self,
-        middleware: WSGIMemoryBackpressureMiddleware,
+        middleware: GatedApp,
         ask: Ask,
         admitted: Admitted,
         body: Body,
@@ -100,7 +121,7 @@ class _Response:
         self._pieces: Iterable[bytes] = ()
         self._close: Callable[[], object] | None = None
         self._closed = self._began = self._given = False
-        self._problem: Problem | None = None
+        self._shed: Shed | None = None
         self._input: Input | None = None
         environ[ADMITTED] = admitted
         if not body.ended and "wsgi.input" in environ:
@@ -116,7 +137,7 @@ class _Response:
         except BaseException as error:
             if not self._withhold(error):
                 raise
-        if self._problem is None:
+        if self._shed is None:
             wrapper = self._environ.get("wsgi.file_wrapper")
             if isinstance(wrapper, type) and isinstance(self._pieces, wrapper) and self._hand_over(self._pieces):
                 return self._pieces
@@ -140,10 +161,10 @@ class _Response:
     def __iter__(self) -> Iterator[bytes]:
         try:
             pieces = iter(self._pieces)
-            while self._problem is None:
+            while self._shed is None:
                 with app_runs():
                     piece = next(pieces, None)
-                if piece is None or self._problem is not None:
+                if piece is None or self._shed is not None:
                     break
                 if piece and not self._given:
                     self._give()
@@ -151,8 +172,9 @@ class _Response:
         except BaseException as error:
             if not self._withhold(error):
                 raise
-        if self._problem is not None:
-            yield from _answer(self._problem, self._environ, self._start_response, replacing=self._began)
+        if self._shed is not None:
+            answer = self._middleware.answer(self._shed, self._environ)
+            yield from _answer(answer, self._environ, self._start_response, replacing=self._began)
         if self._refused:
             self.close()  # what was given is sent by now (PEP 3333), and some servers would read the rest into memory
 
@@ -160,14 +182,14 @@ class _Response:
     def _refused(self) -> bool:
         """Whether the rest of the request is of no use to anyone."""
         cut = self._input is not None and self._input.cut is not None
-        return cut or self._admitted.lost or self._problem is not None
+        return cut or self._admitted.lost or self._shed is not None
 
     def _start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
         if status.startswith("500") and not self._given:
             error = exc_info[1] if exc_info else sys.exception()
-            problem = self._problem_of(error) or self._behind_a_500()
-            if problem is not None:
-                self._lose(problem, error)
+            self._shed = self._shed_for(error) or self._behind_a_500()
+            if self._shed is not None:
+                let_go(error)
                 return _discard
         self._began = True
         write: Callable[[bytes], object] = self._start_response(status, headers, *([exc_info] if exc_info else []))
@@ -192,32 +214,28 @@ class _Response:
         self._give()
         return True
 
-    def _problem_of(self, error: BaseException | None) -> Problem | None:
+    def _shed_for(self, error: BaseException | None) -> Shed | None:
+        gate = self._middleware.gate
         if caused_by(error, BodyTooLarge):
-            return TOO_LARGE
-        return self._middleware.gate.refusal if lost_to_memory(error) else None
+            return gate.too_large(self._admitted)
+        return gate.lost(self._admitted) if lost_to_memory(error) else None
 
-    def _behind_a_500(self) -> Problem | None:
+    def _behind_a_500(self) -> Shed | None:
+        gate = self._middleware.gate
         if self._input is not None and self._input.cut is BodyTooLarge:
-            return TOO_LARGE
+            return gate.too_large(self._admitted)
         if (self._input is not None and self._input.cut) or thread_refusals() != self._refusals:
-            return self._middleware.gate.refusal
+            return gate.lost(self._admitted)
         return None
 
     def _withhold(self, error: BaseException) -> bool:
         """Whether a refusal takes the place of what the app raised."""
-        problem = self._problem_of(error)
-        if problem is None:
+        shed = self._shed_for(error)
+        if shed is None:
             return False
-        self._lose(problem, error)
+        self._shed = shed
+        let_go(error)
         return not self._given
-
-    def _lose(self, problem: Problem, error: BaseException | None) -> None:
-        self._problem = problem
-        if error is not None:
-            let_go(error)
-        if problem is not TOO_LARGE:
-            self._admitted.lose()
 
 
 class _SizedResponse:
@@ -254,22 +272,29 @@ class _Lingering:
         self._announced = 0
 
 
-def _refused(problem: Problem, body: Body, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+def _refused(answer: Answer, body: Body, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
     unread = environ.get("wsgi.input")
     if unread is None or body.ended:
-        return _answer(problem, environ, start_response)
+        return _answer(answer, environ, start_response)
     if "HTTP_EXPECT" in environ:
         # reading makes some servers send a 100 (Continue), which must not come behind the answer
         linger(unread, body.announced)
-        return _answer(problem, environ, start_response)
-    return _Lingering(_answer(problem, environ, start_response), unread, body.announced)
+        return _answer(answer, environ, start_response)
+    return _Lingering(_answer(answer, environ, start_response), unread, body.announced)
 
 
-def _answer(
-    problem: Problem, environ: Environ, start_response: StartResponse, *, replacing: bool = False
-) -> list[bytes]:
-    start_response(problem.wsgi_status, problem.wsgi_headers(), *([_REPLACING] if replacing else []))
-    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [problem.body]
+def _answer(answer: Answer, environ: Environ, start_response: StartResponse, *, replacing: bool = False) -> list[bytes]:
+    start_response(answer.wsgi_status, answer.wsgi_headers(), *([_REPLACING] if replacing else []))
+    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]
+
+
+def _is_preflight(environ: Environ) -> bool:
+    return "HTTP_ORIGIN" in environ and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+
+
+def _text(path: str) -> str:
+    """A path that PEP 3333 hands on byte for byte, as the text that it is."""
+    return path if path.isascii() else path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def _discard(data: bytes) -> None:

@@ -41,7 +41,7 @@ class WaitingThreads:
     def enter(self, ask: Ask) -> Admitted | Reason:
         """As :meth:`Gate.attempt`, but a request that may not start yet waits as long as it may."""
         gate, behind = self._gate, None
-        if self._queue and not gate.exempt.match(ask.path, ask.mount):
+        if self._queue and not gate.is_exempt(ask):
             with self._lock:
                 behind = self._queue.behind(ask)
         answer = behind or gate.attempt(ask)

@@ -1,5 +1,6 @@
 """Fixtures that every part of the suite shares."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,9 +28,10 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_declared_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit in the environment of whoever runs the tests would be part of every reading."""
-    monkeypatch.delenv("RESOURCE_MONITOR_LIMIT", raising=False)
+def _no_options_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of whoever runs the tests would be everyone's: a limit part of every reading, for one."""
+    for name in [name for name in os.environ if name.startswith("RESOURCE_MONITOR_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture(autouse=True)

@@ -109,10 +109,10 @@ class AdmissionMachine(RuleBasedStateMachine):
         if gives_up:
             return
         self.shed += 1
-        answer = gate.refuse(ask, answer)
-        assert (answer is not None) is gate.dry_run
-        if answer is not None:
-            self.held.append(Held(answer, path))
+        final = gate.refuse(ask, answer)
+        assert isinstance(final, Admitted) is gate.dry_run
+        if isinstance(final, Admitted):
+            self.held.append(Held(final, path))
 
     @rule(reason=st.sampled_from([Reason.BODY, Reason.TOO_LARGE]))
     def refuse_a_body(self, reason: Reason) -> None:

@@ -76,6 +76,7 @@ def test_without_room_503_is_answered_before_the_app_runs(
         b"content-type": b"application/problem+json",
         b"content-length": str(len(body["body"])).encode(),
         b"cache-control": b"no-store",
+        b"vary": b"accept",
     }
     assert body["type"] == "http.response.body"
     assert json.loads(body["body"])["status"] == 503

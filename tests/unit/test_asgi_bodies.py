@@ -242,6 +242,7 @@ def test_an_announced_body_that_is_too_large_is_answered_413_before_it_is_read(s
             b"content-type": b"application/problem+json",
             b"content-length": str(len(body["body"])).encode(),
             b"cache-control": b"no-store",
+            b"vary": b"accept",
         }
         assert json.loads(body["body"])["title"] == "Content Too Large"
         client.messages.put_nowait(piece(bytes(SIZE), more=True))

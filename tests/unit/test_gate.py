@@ -16,6 +16,7 @@ from resource_monitor.limits import open_file_limits, task_limits
 from resource_monitor.middleware import gate as module
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.middleware.refusing import Shed
 from resource_monitor.monitor import MemoryMonitor
 
 
@@ -526,7 +527,7 @@ def test_to_ask_again_is_no_refusal(service: Service, gate: Gate, caplog: pytest
     assert [gate.attempt(ask) for _ in range(3)] == [Reason.MEMORY] * 3
     assert gate.statistics().shed == 0
     assert messages(caplog) == []
-    assert gate.refuse(ask, Reason.MEMORY) is None
+    assert isinstance(gate.refuse(ask, Reason.MEMORY), Shed)
     assert gate.statistics().shed == 1
 
 

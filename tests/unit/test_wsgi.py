@@ -200,6 +200,7 @@ def test_without_room_503_is_answered_before_the_app_runs(service: Service) -> N
         "content-type": "application/problem+json",
         "content-length": str(len(body)),
         "cache-control": "no-store",
+        "vary": "accept",
     }
     assert middleware.statistics().shed == 1
     assert middleware.statistics().in_flight == 0
