@@ -54,10 +54,11 @@ class Admitted:
     """A request that was let in, as ``ask``; :meth:`leave` is owed once it is over. ``promise`` is what is kept for it,
     ``lost`` whether it ran out of memory, ``shed`` what it is refused for after all."""
 
-    __slots__ = ("_answered", "_epoch", "_gate", "_route", "ask", "lost", "promise", "shed")
+    __slots__ = ("_answered", "_began", "_epoch", "_gate", "_route", "ask", "lost", "promise", "shed")
 
-    def __init__(self, gate: Gate, route: Route | None, ask: Ask) -> None:
+    def __init__(self, gate: Gate, route: Route | None, ask: Ask, began: float) -> None:
         self._gate: Gate | None = gate
+        self._began = began
         self._epoch = gate.epoch
         self._route = route
         self.ask = ask
@@ -92,7 +93,7 @@ class Admitted:
             self.promise.end()
         # of a request that was let in before a fork the child counts nothing
         if self._epoch == gate.epoch:
-            gate.leave(self._route, lost=self.lost)
+            gate.leave(self._route, self._began, lost=self.lost)
 
 
 class Gate:
@@ -198,7 +199,7 @@ class Gate:
         """What to :meth:`Admitted.leave` when the request is over, or why it may not start now. Whoever then refuses it
         says so to :meth:`refuse`; to ask again is no refusal."""
         if self.is_exempt(ask):
-            admitted = Admitted(self, None, ask)  # before it is counted: there may be no memory for it
+            admitted = Admitted(self, None, ask, 0.0)  # before it is counted: there may be no memory for it
             with self._lock:
                 self._exempt += 1
                 self._in_flight += 1
@@ -227,7 +228,7 @@ class Gate:
             return shed
         with self._lock:
             route = self._routes.find(ask.method, ask.path)
-            admitted = Admitted(self, route, ask)
+            admitted = Admitted(self, route, ask, time.monotonic())
             self._admission.starts(route)
             self._in_flight += 1
         return admitted
@@ -304,14 +305,14 @@ class Gate:
             with self._lock:
                 self._admission.answers(route)
 
-    def leave(self, route: Route | None, *, lost: bool) -> None:
-        """A request is over; use :meth:`Admitted.leave`, which does this once."""
+    def leave(self, route: Route | None, began: float, *, lost: bool) -> None:
+        """A request that began at ``began`` seconds is over; use :meth:`Admitted.leave`, which does this once."""
         with self._lock:
             self._in_flight -= 1
             self._wasted += lost
             if route is not None:
                 now = time.monotonic()
-                self._admission.ends(route, now, lost=lost)
+                self._admission.ends(route, now, lost=lost, took=now - began)
                 self._tell(now)
 
     def lagged(self, seconds: float) -> None:
@@ -398,7 +399,7 @@ class Gate:
             if known and ledger is not None and (ask.need or ledger.promised):
                 left = ledger.left(headroom)
             route = self._routes.find(ask.method, ask.path)
-            admitted = Admitted(self, route, ask)
+            admitted = Admitted(self, route, ask, now)
             left -= others.promised
             reason = admission.decide(
                 route, left, now, need=ask.need, priority=ask.priority, elsewhere=others.in_flight
@@ -415,7 +416,7 @@ class Gate:
                 self._admitted -= 1
                 self._in_flight -= 1
                 admission.answers(route)
-                admission.ends(route, now, lost=True)
+                admission.ends(route, now, lost=True, took=0.0)
                 raise
             self._tell(now)
             ended = admission.admitted(left, now)

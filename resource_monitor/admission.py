@@ -9,8 +9,9 @@ Everything that changes the state of admission lives in this file. A request sta
 * The *gate*: what is left, less what is promised and what requests in flight are known to take yet, is at least the
   floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``.
 * *Cold start*: the first requests of a class say what it needs, so that few of them start in the same moment.
-* The *pace*: may one more request of this route class start now? A class is not paced until the allocation guard has
-  cost it requests. A refused allocation is to memory what a lost packet is to a network: a cheap and exact sign of
+* The *pace*: may one more request of this route class start now? A class begins at the rate that fits by what its first
+  requests held, and for how long; where that does not bind, it is not paced until the allocation guard has cost it
+  requests. A refused allocation is to memory what a lost packet is to a network: a cheap and exact sign of
   congestion. From then on the class starts at most ``GAIN`` times the requests a second that it completes, evenly
   spread: requests that are let in together allocate together and leave together, and memory stands empty half of the
   time. With this gain about ``1 − 1/GAIN`` of them are lost, which is what probing for more room costs. Where only a
@@ -53,6 +54,10 @@ _DOWN_UNHURT, _DOWN, _UP = 1 / 8, 1 / 16, 1 / 16
 # without memory growing unseen, twice as many when so many seconds passed without. Beyond the last number the class is
 # not new any more, nor is it when it lost a request to the guard, or as many were answered while memory grew unseen.
 _COLD_COST, _COLD_LEAST, _COLD_STEP, _WARM = 12 << 20, 4, 0.5, 4096
+
+# What a class holds is measured while no more classes than this are in flight, and it is most of all that is: so many
+# parts of four.
+_TOGETHER, _MOST = 4, 3
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
 # What the guard let pass may show later, half of it within so many seconds, and other processes tell within so many
@@ -132,16 +137,19 @@ class Route:
 
     __slots__ = (
         "_answered",
+        "_area",
         "_begun",
         "_calm",
         "_cold",
         "_cold_since",
         "_delivered",
+        "_ended",
         "_filled",
         "_good",
         "_growths",
         "_held_back",
         "_lost",
+        "_measured",
         "_missed",
         "_most",
         "_probing",
@@ -150,7 +158,9 @@ class Route:
         "_since",
         "_taken",
         "_tokens",
+        "_took",
         "_unanswered",
+        "_work",
         "floor",
         "in_flight",
         "lost",
@@ -178,6 +188,10 @@ class Route:
         self._taken, self._growths, self._missed = 0.0, 0, False
         self._cold = self._answered = self._unanswered = 0
         self._cold_since = 0.0
+        # the integrals over time of what is held and of what is in flight; the requests that ended, and their seconds
+        self._measured = learned is not None
+        self._area = self._work = self._took = 0.0
+        self._ended = 0
         if learned is not None:
             self.floor, self.unseen = learned.floor, learned.unseen
             self.rate, self.window = learned.rate, learned.window
@@ -212,6 +226,8 @@ class Admission:
         self._to_show = 0.0
         self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
         self._lag_at = -math.inf
+        self._idle: int | None = None
+        self._measured_at = 0.0
 
     # --- may it start? ---
 
@@ -257,8 +273,8 @@ class Admission:
         route._unanswered -= 1
         route._answered += 1
 
-    def ends(self, route: Route, now: float, *, lost: bool) -> None:
-        """Note that a request of ``route`` is over; ``lost`` to memory, or done."""
+    def ends(self, route: Route, now: float, *, lost: bool, took: float) -> None:
+        """Note that a request of ``route`` is over after ``took`` seconds; ``lost`` to memory, or done."""
         assert route.in_flight > 0
         self.in_flight -= 1
         route.in_flight -= 1
@@ -275,6 +291,8 @@ class Admission:
             route._good += 1
             if not route._begun:
                 route._since, route._begun = now, True
+            if not route._measured:
+                self._first_ends(route, now, took)
         if route.window is not None:
             _slide(route, lost=lost)
         elapsed = now - route._since
@@ -327,6 +345,7 @@ class Admission:
     def read(self, headroom: int, passed: int, now: float, *, others: int = 0, elsewhere: int = 0) -> None:
         """Note a reading: ``headroom`` bytes are left, and the guards let ``passed`` bytes pass since they began: this
         process's and those of ``others``, which have ``elsewhere`` requests in flight."""
+        self._measure(headroom, now, elsewhere)
         if others != self._others:
             self._others = others
             self.rebase()
@@ -365,7 +384,7 @@ class Admission:
         """Memory grew by what the guard let pass: what new classes in flight take is seen."""
         for route in self._busy:
             if not route.unseen and fell / self.in_flight >= _LEAST:
-                route._cold = max(route._cold, _WARM)
+                route._cold *= 2
 
     def rebase(self) -> None:
         """The limits changed: what the next reading differs by from the last one was not taken by anyone."""
@@ -395,6 +414,35 @@ class Admission:
     def unshown(self) -> float:
         """What requests in flight are known to take unseen and have not shown yet, bytes."""
         return sum(max(0.0, route.unseen * route.in_flight - route._taken) for route in self._busy if route.unseen)
+
+    # --- what the first requests of a class hold ---
+
+    def _measure(self, headroom: int, now: float, elsewhere: int) -> None:
+        elapsed, self._measured_at = now - self._measured_at, now
+        if self.in_flight == 0 or self._idle is None:
+            self._idle = headroom
+        elif len(self._busy) <= _TOGETHER:
+            held = max(0, self._idle - headroom) * self.in_flight / (self.in_flight + elsewhere)
+            for route in self._busy:
+                if not route._measured and 4 * route.in_flight >= _MOST * self.in_flight:
+                    route._area += held * elapsed
+                    route._work += route.in_flight * elapsed
+
+    def _first_ends(self, route: Route, now: float, took: float) -> None:
+        """Pace ``route`` by its first good results: as many start a second as fit if each holds what these held, by the
+        law of J. D. C. Little (1961): what is held on average is the rate times what one holds, bytes times seconds."""
+        route._ended += 1
+        route._took += took
+        if route._ended < _RESULTS:
+            return
+        route._measured = True
+        if route.unseen or route.lost or not route._area or self._idle is None:
+            return
+        route._cold = _WARM
+        lasts = route._took / route._ended
+        rate = (self._idle - self.floor) / (1 + self._others) / (route._area / route._work * lasts)
+        if rate * lasts > _FEW:
+            route.rate, route._tokens, route._filled = max(rate, _SLOWEST), 0.0, now
 
     # --- latency ---
 

@@ -38,6 +38,7 @@ class Request:
     worker: Worker
     route: Route
     life: int
+    began: float
     held: float = 0
     answered: bool = False
 
@@ -103,7 +104,7 @@ class Service:
         if not self._may_start(now, worker, route):
             self.shed.append((now, name))
             return None
-        return Request(name, iter(steps), worker, route, self._life)
+        return Request(name, iter(steps), worker, route, self._life, now)
 
     def _may_start(self, now: float, worker: Worker, route: Route) -> bool:
         admission = worker.admission
@@ -160,7 +161,7 @@ class Service:
         admission = request.worker.admission
         admission.answers(request.route)
         if self.paced:
-            admission.ends(request.route, now, lost=results is self.lost)
+            admission.ends(request.route, now, lost=results is self.lost, took=now - request.began)
         else:
             admission.in_flight -= 1
             request.route.in_flight -= 1

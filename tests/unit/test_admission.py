@@ -64,7 +64,7 @@ def test_only_what_starts_is_counted_in_flight() -> None:
     assert (admission.in_flight, route.in_flight) == (0, 0)
     assert admission.decide(route, 100, 0.0) is None
     assert (admission.in_flight, route.in_flight) == (1, 1)
-    admission.ends(route, 1.0, lost=True)
+    admission.ends(route, 1.0, lost=True, took=0.1)
     assert (admission.in_flight, route.in_flight, route.lost) == (0, 0, 1)
 
 
@@ -87,7 +87,7 @@ def test_no_more_than_the_cap_are_in_flight_of_all_classes_together(priority: Pr
     in_flight(admission, other, 2)
     assert admission.decide(route, 0, 0.0, priority=priority) is None
     assert admission.decide(route, 0, 0.0, priority=priority) is Reason.IN_FLIGHT
-    admission.ends(other, 1.0, lost=False)
+    admission.ends(other, 1.0, lost=False, took=0.1)
     assert admission.decide(route, 0, 1.0, priority=priority) is None
 
 
@@ -126,7 +126,7 @@ def test_a_loop_that_lags_has_its_work_cut_by_a_fifth() -> None:
     assert admission.cap == 8
     assert admission.decide(route, 0, 1001.0) is Reason.LATENCY
     for _ in range(3):
-        admission.ends(route, 1001.0, lost=False)
+        admission.ends(route, 1001.0, lost=False, took=0.1)
     assert admission.decide(route, 0, 1001.0) is None
     assert admission.decide(route, 0, 1001.0) is Reason.LATENCY
 
@@ -138,14 +138,14 @@ def test_each_while_of_lag_cuts_again_but_never_below_one() -> None:
     lag(admission, 0.1, 1001.3, 1030.0)
     assert admission.cap == 1
     for _ in range(10):
-        admission.ends(route, 1030.0, lost=False)
+        admission.ends(route, 1030.0, lost=False, took=0.1)
     assert admission.decide(route, 0, 1030.0) is None
 
 
 def test_work_that_went_meanwhile_is_not_what_is_cut() -> None:
     admission, route = lagging()
     for _ in range(5):
-        admission.ends(route, 1000.8, lost=False)
+        admission.ends(route, 1000.8, lost=False, took=0.1)
     lag(admission, 0.1, 1000.7, 1001.3)
     assert admission.cap == 4
 
@@ -263,7 +263,7 @@ def test_time_without_any_request_says_nothing() -> None:
 def test_a_class_that_the_guard_cost_a_request_is_not_new_any_more() -> None:
     admission, route = Admission(0), Route()
     started(admission, route, 10 * COLD_COST, 0.0)
-    admission.ends(route, 0.1, lost=True)
+    admission.ends(route, 0.1, lost=True, took=0.1)
     assert all(admission.decide(route, 10 * COLD_COST, 0.1) is None for _ in range(1000))
 
 
@@ -272,7 +272,7 @@ def test_a_class_is_not_new_any_more_after_some_thousands() -> None:
     for second in range(40):
         while admission.decide(route, 10 * COLD_COST, float(second)) is None:
             admission.answers(route)
-            admission.ends(route, second + 0.1, lost=False)
+            admission.ends(route, second + 0.1, lost=False, took=0.1)
             if route._cold >= 4096:
                 break
     assert all(admission.decide(route, 10 * COLD_COST, 60.0) is None for _ in range(30_000))
@@ -287,7 +287,7 @@ def test_a_new_class_has_nothing_to_teach() -> None:
     admission, route = Admission(0), Route()
     started(admission, route, 10 * COLD_COST, 0.0)
     assert route.learned is None
-    admission.ends(route, 0.1, lost=True)
+    admission.ends(route, 0.1, lost=True, took=0.1)
     assert route.learned == Learned(None, 0.0, None, None)
 
 
@@ -310,9 +310,9 @@ class Class:
     def count(self, *, lost: int = 0) -> None:
         in_flight(self.admission, self.route, 8 + lost)
         for _ in range(lost):
-            self.admission.ends(self.route, self.now, lost=True)
+            self.admission.ends(self.route, self.now, lost=True, took=0.1)
         for at in range(8):
-            self.admission.ends(self.route, self.now + 0.3 * at / 7, lost=False)
+            self.admission.ends(self.route, self.now + 0.3 * at / 7, lost=False, took=0.1)
         self.now += 0.3
 
     def counts(self, number: int) -> Iterator[float]:
@@ -341,7 +341,7 @@ def test_a_class_whose_requests_come_one_after_another_is_counted_too() -> None:
     admission, route = Admission(1000, lowest=200), warm()
     for request in range(40):
         assert admission.decide(route, 1000, request / 10) is None
-        admission.ends(route, request / 10 + 0.05, lost=False)
+        admission.ends(route, request / 10 + 0.05, lost=False, took=0.1)
     assert admission.floor_of(route) < 900
 
 
@@ -349,7 +349,7 @@ def test_a_loss_counts_however_long_the_floor_was_the_lowest() -> None:
     work = Class(Admission(1000, lowest=200))
     list(work.counts(40))
     in_flight(work.admission, work.route, 1)
-    work.admission.ends(work.route, work.now, lost=True)
+    work.admission.ends(work.route, work.now, lost=True, took=0.1)
     assert work.floor > 200
 
 
@@ -358,7 +358,7 @@ def test_each_loss_puts_the_floor_up() -> None:
     before, after = list(work.counts(2))
     for _ in range(3):
         in_flight(work.admission, work.route, 1)
-        work.admission.ends(work.route, work.now, lost=True)
+        work.admission.ends(work.route, work.now, lost=True, took=0.1)
         after, before = work.floor, after
         assert before < after <= 1000
 
@@ -367,7 +367,7 @@ def test_a_class_that_has_lost_something_gets_its_floor_down_more_slowly() -> No
     unhurt, hurt = Class(Admission(1000, lowest=200)), Class(Admission(1000, lowest=200))
     list(unhurt.counts(3))
     in_flight(hurt.admission, hurt.route, 1)
-    hurt.admission.ends(hurt.route, hurt.now, lost=True)
+    hurt.admission.ends(hurt.route, hurt.now, lost=True, took=0.1)
     list(hurt.counts(3))
     assert unhurt.floor < hurt.floor < 1000
 
@@ -377,7 +377,7 @@ def test_losses_never_put_a_floor_above_that_of_all() -> None:
     list(work.counts(1))
     in_flight(work.admission, work.route, 50)
     for _ in range(50):
-        work.admission.ends(work.route, work.now, lost=True)
+        work.admission.ends(work.route, work.now, lost=True, took=0.1)
     assert work.floor == work.route.floor == 1000
 
 

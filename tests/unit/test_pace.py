@@ -183,7 +183,7 @@ def paced_route(admission: Admission, *, now: float) -> Route:
     for _ in range(80):
         admission.starts(route)
     for i in range(80):
-        admission.ends(route, now + i / 79, lost=i % 2 == 1)
+        admission.ends(route, now + i / 79, lost=i % 2 == 1, took=0.1)
     return route
 
 
@@ -203,7 +203,7 @@ def test_one_request_may_always_start() -> None:
     started = sum(admission.decide(route, 0, 101.0) is None for _ in range(10))
     assert 0 < started < 10
     for _ in range(started):
-        admission.ends(route, 101.0, lost=True)
+        admission.ends(route, 101.0, lost=True, took=0.1)
     assert admission.decide(route, 0, 101.0) is None
     assert admission.decide(route, 0, 101.0) is Reason.PACE
 
@@ -223,9 +223,9 @@ def test_a_class_that_completes_nothing_is_not_paced_to_a_standstill() -> None:
     for second in range(60):
         for _ in range(20):
             if admission.decide(route, 0, float(second)) is None:
-                admission.ends(route, second + 0.5, lost=True)
+                admission.ends(route, second + 0.5, lost=True, took=0.1)
     assert admission.decide(route, 0, 61.0) is None
-    admission.ends(route, 61.5, lost=False)
+    admission.ends(route, 61.5, lost=False, took=0.1)
     assert admission.decide(route, 0, 62.0) is None
 
 
@@ -237,7 +237,7 @@ def windowed_route(admission: Admission, *, now: float) -> Route:
     route = Route()
     assert all(admission.decide(route, 0, now) is None for _ in range(4))
     for at, lost in ((now, True), (now, True), (now, False), (now + 1.1, False)):
-        admission.ends(route, at, lost=lost)
+        admission.ends(route, at, lost=lost, took=0.1)
     assert route.window is not None
     return route
 
@@ -256,7 +256,7 @@ def test_a_class_with_few_in_flight_may_have_as_many_as_were_not_lost() -> None:
     route = windowed_route(admission, now=100.0)
     assert route.rate is None
     assert start_all(admission, route, 102.0) == route.window == 2
-    admission.ends(route, 103.0, lost=False)
+    admission.ends(route, 103.0, lost=False, took=0.1)
     assert admission.decide(route, 0, 103.0) is None
 
 
@@ -265,10 +265,10 @@ def test_a_window_grows_with_what_is_done_while_it_binds() -> None:
     route = windowed_route(admission, now=100.0)
     before = route.window
     admission.decide(route, 0, 102.0)
-    admission.ends(route, 102.1, lost=False)
+    admission.ends(route, 102.1, lost=False, took=0.1)
     assert route.window == before
     start_all(admission, route, 102.2)
-    admission.ends(route, 102.3, lost=False)
+    admission.ends(route, 102.3, lost=False, took=0.1)
     assert before is not None
     assert route.window is not None
     assert route.window > before
@@ -280,13 +280,13 @@ def test_a_loss_costs_a_window_more_than_a_good_result_brings_but_one_may_always
     start_all(admission, route, 102.0)
     assert route.window is not None
     at_first = route.window
-    admission.ends(route, 102.1, lost=False)
+    admission.ends(route, 102.1, lost=False, took=0.1)
     grown = route.window
-    admission.ends(route, 102.2, lost=True)
+    admission.ends(route, 102.2, lost=True, took=0.1)
     assert route.window < at_first < grown
     for _ in range(20):
         admission.starts(route)
-        admission.ends(route, 102.3, lost=True)
+        admission.ends(route, 102.3, lost=True, took=0.1)
     assert route.window == 1
     assert start_all(admission, route, 102.4) == 1
 
@@ -298,7 +298,7 @@ def test_a_window_that_has_become_large_is_a_pace_from_then_on() -> None:
     while route.window is not None:
         for _ in range(start_all(admission, route, now)):
             now += 0.1
-            admission.ends(route, now, lost=False)
+            admission.ends(route, now, lost=False, took=0.1)
         assert now < 200
     assert route.rate is not None
     assert 5 < route.rate < 20
@@ -311,7 +311,7 @@ def test_a_window_that_does_not_bind_is_let_go() -> None:
     while route.window is not None:
         assert admission.decide(route, 0, now) is None
         now += 0.5
-        admission.ends(route, now, lost=False)
+        admission.ends(route, now, lost=False, took=0.1)
         assert now < 200
     assert route.rate is None
 

@@ -29,7 +29,7 @@ def busy(*routes: tuple[Route, int]) -> Admission:
 def end(admission: Admission, route: Route, number: int, now: float) -> None:
     for _ in range(number):
         admission.answers(route)
-        admission.ends(route, now, lost=False)
+        admission.ends(route, now, lost=False, took=0.1)
 
 
 def wanted(admission: Admission, route: Route) -> int:
@@ -199,7 +199,7 @@ def test_one_near_miss_a_count_is_enough() -> None:
         admission.read(8 * MB - step * 2 * MB, 0, step / 10)
     assert route.unseen == pytest.approx(40 * MB * 1.3)
     for answer in range(8):
-        admission.ends(route, 1 + answer / 10, lost=False)
+        admission.ends(route, 1 + answer / 10, lost=False, took=0.1)
     assert route.unseen == pytest.approx(40 * MB * 1.3 * 0.98)
     admission.read(0, 0, 2.0)
     assert route.unseen == pytest.approx(40 * MB * 1.3 * 0.98 * 1.3)
@@ -213,14 +213,14 @@ def test_what_was_seen_fades_with_every_count_until_it_is_nothing() -> None:
         for _ in range(8):
             admission.starts(route)
         for answer in range(8):
-            admission.ends(route, now + 0.3 * answer / 7, lost=False)
+            admission.ends(route, now + 0.3 * answer / 7, lost=False, took=0.1)
         now += 0.3
         assert route.unseen == pytest.approx(8 * MB * 0.98**count)
     route.unseen = LEAST
     for _ in range(8):
         admission.starts(route)
     for answer in range(8):
-        admission.ends(route, now + 0.3 * answer / 7, lost=False)
+        admission.ends(route, now + 0.3 * answer / 7, lost=False, took=0.1)
     assert route.unseen == 0
 
 
