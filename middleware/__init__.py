@@ -5,6 +5,7 @@ from resource_monitor.middleware.asgi import MemoryBackpressureMiddleware
 from resource_monitor.middleware.bodies import BodyTooLarge
 from resource_monitor.middleware.flask import MemoryBackpressure
 from resource_monitor.middleware.gate import DEFAULT_MIN_AVAILABLE
+from resource_monitor.middleware.health import HealthEndpoint
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT
 from resource_monitor.middleware.refusing import Shed, ShedResponse
 from resource_monitor.middleware.statistics import RouteStatistics, Statistics
@@ -14,6 +15,7 @@ __all__ = [
     "DEFAULT_EXEMPT",
     "DEFAULT_MIN_AVAILABLE",
     "BodyTooLarge",
+    "HealthEndpoint",
     "MemoryBackpressure",
     "MemoryBackpressureMiddleware",
     "Pressure",

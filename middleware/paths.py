@@ -9,8 +9,19 @@ from resource_monitor.errors import ConfigurationError
 
 logger = logging.getLogger("resource_monitor")
 
-DEFAULT_EXEMPT: tuple[str, ...] = ("/healthz", "/livez", "/health", "/health/live", "/live")
-"""Liveness paths in common use: a refused liveness probe gets the process restarted, which amplifies an overload."""
+DEFAULT_EXEMPT: tuple[str, ...] = (
+    "/healthz",
+    "/livez",
+    "/readyz",
+    "/health",
+    "/health/livez",
+    "/health/readyz",
+    "/health/live",
+    "/live",
+)
+"""Liveness paths in common use: a refused liveness probe gets the process restarted, which amplifies an overload. And
+those of ``HealthEndpoint``, which says for itself when there is no readiness: were that refused, each probe would keep
+up what it asks about."""
 
 Exempt = Iterable[str] | Callable[[str], bool]
 

@@ -9,7 +9,7 @@ def test_liveness_paths_are_exempt_by_default(path: str) -> None:
     assert ExemptPaths().match(path)
 
 
-@pytest.mark.parametrize("path", ["/readyz", "/", "", "/healthz/deep", "/healthzz", "/api/healthz"])
+@pytest.mark.parametrize("path", ["/ready", "/", "", "/healthz/deep", "/healthzz", "/api/healthz"])
 def test_other_paths_are_not(path: str) -> None:
     assert not ExemptPaths().match(path)
 
