@@ -153,8 +153,9 @@ class Gate:
         self.refusals = Refusals(
             response=response,
             on_shed=on_shed,
-            status=checks.status(names["status"], status),
-            retry_after=checks.retry_after(names["retry_after"], retry_after),
+            status=status,
+            retry_after=retry_after,
+            names=names,
         )
         self.dry_run = checks.flag(names["dry_run"], dry_run)
         self._stuck = stuck(on_stuck, stuck_after, name=names["on_stuck"], after_name=names["stuck_after"])
@@ -250,9 +251,10 @@ class Gate:
             self._stuck.act()
         if began:  # the log may take its time
             logger.warning(
-                "%s %s; requests are answered 503 until there is room again.",
+                "%s %s; requests are answered %d until there is room again.",
                 "Dry run, nothing is refused: Shedding:" if self.dry_run else "Shedding:",
                 self._shortage(ask, reason),
+                self.refusals.status,
             )
         return self.refusals.shed(ask, reason, started=started)
 

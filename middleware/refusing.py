@@ -17,6 +17,7 @@ from typing import Any
 
 from resource_monitor.admission import Reason
 from resource_monitor.errors import ConfigurationError
+from resource_monitor.middleware import checks
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.negotiation import accepts_json
 from resource_monitor.middleware.responses import Answer, Header, Prepared, headers_for
@@ -101,7 +102,8 @@ OnShed = Callable[[Shed], object]
 
 
 class Refusals:
-    """All refusals of one middleware. Raises :class:`ConfigurationError` for what can be no response or callback."""
+    """All refusals of one middleware, those for want of memory with ``status``. Raises :class:`ConfigurationError` for
+    what cannot be meant, and calls options there what ``names`` do."""
 
     def __init__(
         self,
@@ -110,15 +112,20 @@ class Refusals:
         on_shed: OnShed | None = None,
         status: int = 503,
         retry_after: int = 1,
+        names: checks.Names | None = None,
     ) -> None:
-        self._status = status
+        names = checks.Names() if names is None else names
+        self.status = status = checks.status(names["status"], status)
+        retry_after = checks.retry_after(names["retry_after"], retry_after)
         self._seconds = range(retry_after, min(2 * retry_after, retry_after + _SPREAD) + 1)
         self._prepared = Prepared(status, "The service is short of memory; please try again later.", self._seconds)
-        self._on_shed = _function("on_shed", on_shed, "of the Shed")
+        self._on_shed = _function(names["on_shed"], on_shed, "a function of the Shed")
         self._respond: Respond | None = None
         self._own: dict[int | None, Answer] = {}
         if response is not None and not isinstance(response, ShedResponse | bytes | str | Mapping):
-            self._respond = _function("response", response, "from the Shed to a ShedResponse, bytes, a text or a dict")
+            self._respond = _function(
+                names["response"], response, "a ShedResponse, bytes, a text, a dict, or a function from the Shed to one"
+            )
         elif response is not None:
             own = response if isinstance(response, ShedResponse) else ShedResponse(response)
             self._own = {seconds: own.answer(Shed(Reason.MEMORY, "", "", status, seconds)) for seconds in self._seconds}
@@ -129,7 +136,7 @@ class Refusals:
         if reason is Reason.TOO_LARGE:
             shed = Shed(reason, ask.method, ask.path, 413, None, started)
         else:
-            shed = Shed(reason, ask.method, ask.path, self._status, random.choice(self._seconds), started)
+            shed = Shed(reason, ask.method, ask.path, self.status, random.choice(self._seconds), started)
         if self._on_shed is not None:
             try:
                 self._refuse_coroutine(self._on_shed(shed))
@@ -171,13 +178,16 @@ def _function(option: str, value: Any, what: str) -> Any:
     """A function that may be called in the middle of a request, or ``None``."""
     if value is None or (callable(value) and not inspect.iscoroutinefunction(value)):
         return value
-    problem = "is a coroutine function" if callable(value) else "cannot be called"
-    raise ConfigurationError(f"{option}={value!r} {problem}; give an ordinary function {what}.")
+    problem = "is a coroutine function, which no refusal waits for" if callable(value) else "cannot be called"
+    raise ConfigurationError(f"{option}={value!r} {problem}; give {what}.")
 
 
 def _encoded(body: Body) -> tuple[str, bytes]:
     if isinstance(body, bytes):
         return "application/octet-stream", body
-    if isinstance(body, str):
-        return "text/plain; charset=utf-8", body.encode()
-    return "application/json", json.dumps(body).encode()
+    try:
+        if isinstance(body, str):
+            return "text/plain; charset=utf-8", body.encode()
+        return "application/json", json.dumps(dict(body)).encode()
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"The body {body!r} cannot be sent ({error}); give what UTF-8 or JSON can hold.") from None

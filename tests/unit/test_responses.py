@@ -2,80 +2,84 @@ import json
 
 import pytest
 
-from resource_monitor.errors import ConfigurationError
-from resource_monitor.middleware.responses import TOO_LARGE, Refusal
+from resource_monitor.middleware.responses import Answer, Prepared, headers_for, phrase
+
+DETAIL = "The service is short of memory; please try again later."
 
 
-def seconds(refusal: Refusal, draws: int = 400) -> set[int]:
-    return {int(dict(refusal.wsgi_headers())["retry-after"]) for _ in range(draws)}
+@pytest.fixture
+def prepared() -> Prepared:
+    return Prepared(503, DETAIL, range(10, 21))
 
 
-def test_the_body_is_a_problem_detail_without_figures() -> None:
-    assert json.loads(Refusal().body) == {
+def test_the_body_is_a_problem_detail_without_figures(prepared: Prepared) -> None:
+    assert json.loads(prepared.answer(10, as_json=True).body) == {
         "type": "about:blank",
         "title": "Service Unavailable",
         "status": 503,
-        "detail": "The service is short of memory; please try again later.",
+        "detail": DETAIL,
     }
 
 
-def test_the_headers_are_exact() -> None:
-    refusal = Refusal()
-    assert refusal.wsgi_status == "503 Service Unavailable"
-    headers = refusal.wsgi_headers()
-    assert headers[:3] == [
+def test_the_headers_are_exact(prepared: Prepared) -> None:
+    answer = prepared.answer(12, as_json=True)
+    assert (answer.status, answer.wsgi_status) == (503, "503 Service Unavailable")
+    assert answer.wsgi_headers() == [
         ("content-type", "application/problem+json"),
-        ("content-length", str(len(refusal.body))),
         ("cache-control", "no-store"),
+        ("vary", "accept"),
+        ("retry-after", "12"),
+        ("content-length", str(len(answer.body))),
     ]
-    assert headers[3][0] == "retry-after"
-    assert len(headers) == 4
 
 
-def test_asgi_has_the_same_in_bytes() -> None:
-    refusal = Refusal()
-    start = refusal.asgi_start("http.response.start")
+def test_as_text_it_says_the_same(prepared: Prepared) -> None:
+    answer = prepared.answer(12, as_json=False)
+    assert answer.body.decode() == f"{DETAIL}\n"
+    assert answer.wsgi_headers() == [
+        ("content-type", "text/plain; charset=utf-8"),
+        ("cache-control", "no-store"),
+        ("vary", "accept"),
+        ("retry-after", "12"),
+        ("content-length", str(len(answer.body))),
+    ]
+
+
+def test_asgi_has_the_same_in_bytes(prepared: Prepared) -> None:
+    answer = prepared.answer(20, as_json=True)
+    start = answer.asgi_start("http.response.start")
     assert (start["type"], start["status"]) == ("http.response.start", 503)
-    assert [(name.decode(), value.decode()) for name, value in start["headers"]][:3] == refusal.wsgi_headers()[:3]
+    assert [(name.decode(), value.decode()) for name, value in start["headers"]] == answer.wsgi_headers()
 
 
-def test_retry_after_is_spread_so_that_clients_do_not_come_back_together() -> None:
-    assert seconds(Refusal()) == {1, 2}
-    assert seconds(Refusal(10)) == set(range(10, 21))
+def test_asgi_has_names_in_small_letters() -> None:
+    start = Answer(503, [("X-Reason", "Memory")], b"").asgi_start("http.response.start")
+    assert start["headers"][0] == (b"x-reason", b"Memory")
 
 
-def test_the_spread_ends_at_a_minute() -> None:
-    found = seconds(Refusal(86400), 2000)
-    assert min(found) >= 86400
-    assert max(found) <= 86460
+def test_an_answer_is_made_once(prepared: Prepared) -> None:
+    assert prepared.answer(15, as_json=True) is prepared.answer(15, as_json=True)
 
 
-def test_a_server_that_changes_its_headers_changes_no_other_response() -> None:
-    refusal = Refusal()
-    for _ in range(20):
-        refusal.wsgi_headers().append(("x", "y"))
-        refusal.asgi_start("http.response.start")["headers"].append((b"x", b"y"))
-    assert len(refusal.wsgi_headers()) == 4
-    assert len(refusal.asgi_start("http.response.start")["headers"]) == 4
+def test_an_answer_for_which_coming_again_does_not_help_does_not_say_when() -> None:
+    assert "retry-after" not in dict(Prepared(413, "Too much.").answer(None, as_json=True).wsgi_headers())
 
 
-@pytest.mark.parametrize("value", [0, -1, 86401, 1.5, "1", True, None])
-def test_refuses_what_is_no_number_of_seconds(value: object) -> None:
-    with pytest.raises(ConfigurationError) as e:
-        Refusal(value)  # type: ignore[arg-type]
-    assert str(e.value) == (f"retry_after={value!r} is not a number of seconds; give a whole number from 1 to 86400.")
+def test_a_server_that_changes_its_headers_changes_no_other_response(prepared: Prepared) -> None:
+    answer = prepared.answer(15, as_json=True)
+    answer.wsgi_headers().append(("x", "y"))
+    answer.asgi_start("http.response.start")["headers"].append((b"x", b"y"))
+    assert len(answer.wsgi_headers()) == 5
+    assert len(answer.asgi_start("http.response.start")["headers"]) == 5
 
 
-def test_too_large_a_body_is_told_so_and_not_to_come_again() -> None:
-    assert json.loads(TOO_LARGE.body) == {
-        "type": "about:blank",
-        "title": "Content Too Large",
-        "status": 413,
-        "detail": "The body of the request is larger than this service takes.",
-    }
-    assert TOO_LARGE.wsgi_status == "413 Content Too Large"
-    assert TOO_LARGE.wsgi_headers() == [
-        ("content-type", "application/problem+json"),
-        ("content-length", str(len(TOO_LARGE.body))),
-        ("cache-control", "no-store"),
-    ]
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [(429, "Too Many Requests"), (413, "Content Too Large"), (503, "Service Unavailable"), (599, "Unknown")],
+)
+def test_statuses_have_the_names_of_the_registry(status: int, expected: str) -> None:
+    assert phrase(status) == expected
+
+
+def test_what_everyone_gets_the_same_does_not_vary() -> None:
+    assert headers_for("text/html", None) == [("content-type", "text/html"), ("cache-control", "no-store")]
