@@ -126,7 +126,7 @@ class HealthEndpoint:
             method, environ.get("PATH_INFO", ""), environ.get("SCRIPT_NAME", ""), environ.get("QUERY_STRING", "")
         )
         start_response(answer.wsgi_status, answer.wsgi_headers())
-        return [] if method == "HEAD" else [answer.body]
+        return [b"" if method == "HEAD" else answer.body]  # hypercorn wants a piece, or sends nothing at all
 
     def _answer(self, method: str, path: str, mount: str, query: str) -> Answer:
         if method not in ("GET", "HEAD"):
@@ -156,15 +156,11 @@ class HealthEndpoint:
                     left = monitor.relieve()
             except ProbeError:
                 left = None  # what cannot be read is no reason to send everyone away
-        # a dry run refuses nobody, and so must we
-        follows = statistics is not None and not statistics.dry_run
+        shedding, refusal_age = False, None
+        if statistics is not None and not statistics.dry_run:  # which refuses nobody, and so must we
+            shedding, refusal_age = statistics.pressure is Pressure.SHEDDING, statistics.refusal_age
         return self._readiness.look(
-            self._clock(),
-            left=left,
-            enter=enter,
-            exit=exit,
-            shedding=follows and statistics.pressure is Pressure.SHEDDING,
-            refusal_age=statistics.refusal_age if follows else None,
+            self._clock(), left=left, enter=enter, exit=exit, shedding=shedding, refusal_age=refusal_age
         )
 
     def _figures(self, statistics: Statistics | None) -> dict[str, object]:
