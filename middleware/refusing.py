@@ -190,4 +190,5 @@ def _encoded(body: Body) -> tuple[str, bytes]:
             return "text/plain; charset=utf-8", body.encode()
         return "application/json", json.dumps(dict(body)).encode()
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(f"The body {body!r} cannot be sent ({error}); give what UTF-8 or JSON can hold.") from None
+        problem = f"The body {body!r} cannot be sent ({error}); give what UTF-8 or JSON can hold."
+        raise ConfigurationError(problem) from None

@@ -293,8 +293,13 @@ def _is_preflight(environ: Environ) -> bool:
 
 
 def _text(path: str) -> str:
-    """A path that PEP 3333 hands on byte for byte, as the text that it is."""
-    return path if path.isascii() else path.encode("latin-1", "replace").decode("utf-8", "replace")
+    """A path that PEP 3333 hands on byte for byte, as the text that it is; what is none stays as it is."""
+    if path.isascii():
+        return path
+    try:
+        return path.encode("latin-1").decode()
+    except UnicodeError:
+        return path
 
 
 def _discard(data: bytes) -> None:

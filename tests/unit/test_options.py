@@ -31,6 +31,11 @@ from resource_monitor.middleware.options import Options
             {"max_body": "5%"},
             "max_body='5%' is no size of a body; give bytes as a number, a size such as \"10MiB\", or None.",
         ),
+        ({"dry_run": "yes"}, "dry_run='yes' is neither true nor false; give one of them."),
+        ({"dry_run": None}, "dry_run=None is neither true nor false; give one of them."),
+        ({"allocation_guard": 1}, "allocation_guard=1 is neither true, false nor none; give one of them."),
+        ({"status": 500}, "status=500 is no status for want of memory; give 503 or 429."),
+        ({"on_shed": 5}, "on_shed=5 cannot be called; give a function of the Shed."),
     ],
 )
 def test_an_option_that_cannot_be_meant_is_refused_in_one_sentence(

@@ -43,6 +43,47 @@ def test_a_mount_point_makes_nothing_else_exempt() -> None:
     assert not ExemptPaths(["/live"]).match("/mnt/jobs", "/mnt")
 
 
+@pytest.mark.parametrize(("path", "mount"), [("/mntlive", "/mnt"), ("/live/mnt", "/mnt"), ("/livemnt", "/mnt")])
+def test_a_mount_point_ends_where_a_segment_does(path: str, mount: str) -> None:
+    assert not ExemptPaths(["/live"]).match(path, mount)
+
+
+@pytest.mark.parametrize("path", ["/mnt/live", "/live", "/live/"])
+def test_a_mount_point_may_be_written_with_a_slash(path: str) -> None:
+    assert ExemptPaths(["/live"]).match(path, "/mnt/")
+    assert ExemptPaths(["/mnt/live"]).match(path, "/mnt/")
+
+
+def test_the_mount_point_itself_is_the_root_of_what_is_below() -> None:
+    exempt = ExemptPaths(["/"])
+    assert exempt.match("/mnt", "/mnt")
+    assert exempt.match("/mnt/", "/mnt")
+    assert not exempt.match("/mnt/x", "/mnt")
+
+
+def test_a_path_that_begins_like_its_mount_point_may_be_written_in_full() -> None:
+    """WSGI leaves the mount point out of the path."""
+    assert ExemptPaths(["/live/live"]).match("/live", "/live")
+    assert ExemptPaths(["/a/a/live"]).match("/a/live", "/a")
+
+
+def test_a_prefix_matches_with_and_without_the_mount_point() -> None:
+    exempt = ExemptPaths(["/static/*", "/mnt/files/*"])
+    for path in ("/static/x.css", "/mnt/static/x.css", "/files/x", "/mnt/files/x"):
+        assert exempt.match(path, "/mnt")
+    assert not exempt.match("/mnt/jobs", "/mnt")
+
+
+def test_a_callable_that_fails_exempts_nothing_and_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    exempt = ExemptPaths(lambda path: path.no_such_thing)  # type: ignore[attr-defined]
+    assert not exempt.match("/live", "/mnt")
+    assert not exempt.match("/live")
+    assert [record.getMessage() for record in caplog.records] == [
+        "exempt failed for a path (AttributeError(\"'str' object has no attribute 'no_such_thing'\")), which is not "
+        "exempt then."
+    ]
+
+
 def test_a_callable_decides_by_the_path() -> None:
     exempt = ExemptPaths(lambda path: path.endswith(".ico"))
     assert exempt.match("/favicon.ico")

@@ -263,9 +263,7 @@ def test_who_wants_to_know_is_told_of_each_refusal_before_it_is_answered() -> No
 
 
 @pytest.mark.parametrize("on_shed", [fail, AsyncCall(), lambda: None])
-def test_who_fails_to_be_told_breaks_no_refusal(
-    on_shed: Callable[..., Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_who_fails_to_be_told_breaks_no_refusal(on_shed: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
     refusals = Refusals(on_shed=on_shed, response=fail)
     for _ in range(3):
         assert answer(refusals).status == 503

@@ -355,6 +355,15 @@ def test_liveness_passes_below_any_mount_point(middleware: WSGIMemoryBackpressur
     assert middleware.statistics().in_flight == 0
 
 
+@pytest.mark.parametrize("path", ["/größe".encode().decode("latin-1"), "/größe", "/grö€e"])
+def test_paths_are_texts_to_us_and_what_is_none_is_left_alone(service: Service, path: str) -> None:
+    middleware = WSGIMemoryBackpressureMiddleware(hello, exempt=["/größe", "/grö€e"], monitor=service.monitor)
+    service.fill()
+    started = Started()
+    close(middleware(environ(PATH_INFO=path), started))
+    assert started.calls[0][0] == "200 OK"
+
+
 # --- what servers can do with an answer, they still can ---
 
 
