@@ -1,6 +1,7 @@
 """The endpoint as ASGI, WSGI and mounted app: what it follows, what it tells, and what it keeps for itself."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -132,6 +133,15 @@ def test_the_end_of_shedding_is_logged_though_nobody_asks_for_anything(
     assert [record.getMessage() for record in caplog.records if "ended" in record.getMessage()] == [
         "Shedding ended: 224.0 MiB available."
     ]
+
+
+def test_a_child_process_has_refused_nothing_yet(probed: Probed) -> None:
+    probed.shed()
+    assert probed.gate.statistics().refusal_age == 0
+    child = os.fork()
+    if not child:
+        os._exit(0 if probed.gate.statistics().refusal_age is None else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_while_memory_cannot_be_read_and_all_is_refused_it_is_not_ready(service: Service) -> None:
