@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 
-
 _T = TypeVar("_T")
 
 
@@ -30,7 +29,8 @@ def as_app(app: Coroutine[Any, Any, _T]) -> Generator[Any, Any, _T]:
             else:
                 waits_for, error = app.throw(error), None
         except StopIteration as end:
-            return end.value
+            returned: _T = end.value
+            return returned
         finally:
             here[0] = IN_SERVER
         try:
