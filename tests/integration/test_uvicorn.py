@@ -69,7 +69,7 @@ def test_shedding_is_logged_once(asgi: Service) -> None:
     assert len(logged) == 1
 
 
-@pytest.mark.parametrize("implementation", ["websockets-sansio", "websockets"])
+@pytest.mark.parametrize("implementation", ["websockets-sansio", "websockets", "wsproto"])
 def test_a_websocket_is_refused_before_it_is_accepted_and_served_with_room(
     start: StartService, implementation: str
 ) -> None:
