@@ -92,7 +92,7 @@ class MemoryBackpressureInterceptor(_Interceptor, grpc.ServerInterceptor):
             return call
 
         def unary(request: Any, context: grpc.ServicerContext) -> Any:
-            return begin(context).step(context, behavior, request, context)
+            return begin(context).unary(behavior, request, context)
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             yield from begin(context).stream(behavior, request, context)
@@ -144,31 +144,24 @@ class _Call:
         if over:
             self._stay.leave()
 
-    def step(self, context: Any, run: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a step of a handler in this thread."""
-        with self._lock:
-            self._running = True
-        try:
-            with app_runs():
-                return run(*arguments)
-        except BaseException as error:
-            shed = self._shed_for(error)
-            if shed is None:
-                raise
-        finally:
-            with self._lock:
-                self._running = False
-                over = self._ended
-            self._stay.admitted.answered()
-            if over:
-                self._stay.leave()
-        return _abort(context, shed)
+    def unary(self, behavior: _Behavior, request: Any, context: Any) -> Any:
+        """What a handler in this thread responds with."""
+        response = self._step(behavior, request, context)
+        return _abort(context, response) if isinstance(response, Shed) else response
 
     def stream(self, behavior: _Behavior, request: Any, context: Any) -> Iterator[Any]:
         """What a handler in this thread responds with, one after the other."""
-        responses = self.step(context, behavior, request, context)
-        while (response := self.step(context, next, responses, _END)) is not _END:
-            yield response
+        response = responses = self._step(behavior, request, context)
+        while not isinstance(response, Shed):
+            response = self._step(next, responses, _END)
+            if response is _END:
+                return
+            if not isinstance(response, Shed):
+                yield response
+        # not abort(), which an aio server sends before what was yielded
+        _hint(context, response)
+        context.set_code(grpc.StatusCode.UNAVAILABLE)
+        context.set_details(_DETAILS)
 
     def around(self, behavior: _Behavior, *, streams: bool) -> _Behavior:
         """A handler of the same kind around one of an ``aio`` server's, which takes functions and coroutines."""
@@ -202,17 +195,31 @@ class _Call:
             if shed is not None:
                 await _abort(context, shed)
 
-        def in_thread(request: Any, context: Any) -> Any:
-            return self.step(context, behavior, request, context)
-
-        def streaming_in_thread(request: Any, context: Any) -> Iterator[Any]:
-            return self.stream(behavior, request, context)
-
         if inspect.isasyncgenfunction(behavior):
             return streaming_on_loop
         if inspect.iscoroutinefunction(behavior):
             return on_loop  # which streams with context.write(), if it does
-        return streaming_in_thread if streams else in_thread
+        return functools.partial(self.stream if streams else self.unary, behavior)
+
+    def _step(self, run: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a step of a handler in this thread; what it returns, or why the call is refused after all."""
+        with self._lock:
+            self._running = True
+        try:
+            with app_runs():
+                return run(*arguments)
+        except BaseException as error:
+            shed = self._shed_for(error)
+            if shed is None:
+                raise
+            return shed
+        finally:
+            with self._lock:
+                self._running = False
+                over = self._ended
+            self._stay.admitted.answered()
+            if over:
+                self._stay.leave()
 
     def _shed_for(self, error: BaseException) -> Shed | None:
         if not lost_to_memory(error):
@@ -245,9 +252,13 @@ def _refusing(shed: Shed) -> _Handler:
 
 def _abort(context: Any, shed: Shed) -> Any:
     """End the call; what is returned by an ``aio`` context is to be awaited."""
-    # the Retry-After that was drawn, to the millisecond
+    _hint(context, shed)
+    return context.abort(grpc.StatusCode.UNAVAILABLE, _DETAILS)
+
+
+def _hint(context: Any, shed: Shed) -> None:
+    """Say when to call again: after the seconds that were drawn, to the millisecond."""
     pushback = (shed.retry_after or 0) * 1000 + random.randrange(1000)
-    # not all contexts tell what was set already
+    # contexts of functions on an aio server do not tell what was set
     before = context.trailing_metadata() if hasattr(context, "trailing_metadata") else ()
     context.set_trailing_metadata((*(before or ()), (PUSHBACK, str(pushback))))
-    return context.abort(grpc.StatusCode.UNAVAILABLE, _DETAILS)
