@@ -1,5 +1,6 @@
 # make demo   the main job: the sample app without and with backpressure in a 256 MB limit, under the same burst
 # make test   every test that needs neither Docker nor a second kernel
+# make servers   what clients see on each of the servers, written to docs/servers.md; make coverage: with branches
 # make lint   ruff, mypy, the import contract
 # make arena  the overload benchmark, in under 15 minutes; make arena-full: everything, and the fixed limits swept anew
 # make soak   ten minutes at twice what fits; make guard-cost: allocations with and without the guard
@@ -8,13 +9,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard resource_monitor/_native/*.[ch] resource_monitor/_native/build.py)
 
-.PHONY: demo test lint arena arena-full soak guard-cost clean
+.PHONY: demo test servers coverage lint arena arena-full soak guard-cost clean
 
 demo: .venv/installed-demo
 	$(BIN)/python examples/demo.py $(ARGS)
 
 test: .venv/installed-dev
 	$(BIN)/pytest $(ARGS)
+
+servers: .venv/installed-dev
+	$(BIN)/pytest -q tests/servers --table docs/servers.md $(ARGS)
+
+coverage: .venv/installed-dev
+	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
