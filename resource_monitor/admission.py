@@ -378,13 +378,13 @@ class Admission:
             grown *= self.in_flight / (self.in_flight + elsewhere)
             self._grow(grown, near_miss=headroom < self.floor / 2, now=now)
         elif fell >= _NOISE:
-            self._explain(fell)
+            self._explain(fell, now)
 
-    def _explain(self, fell: float) -> None:
+    def _explain(self, fell: float, now: float) -> None:
         """Memory grew by what the guard let pass: what new classes in flight take is seen."""
         for route in self._busy:
-            if not route.unseen and fell / self.in_flight >= _LEAST:
-                route._cold *= 2
+            if not route.unseen and fell / self.in_flight >= _LEAST and now - route._cold_since >= _SHOWS_WITHIN:
+                route._cold, route._cold_since = 2 * route._cold, now
 
     def rebase(self) -> None:
         """The limits changed: what the next reading differs by from the last one was not taken by anyone."""

@@ -4,7 +4,7 @@ Figures are compared with the same requests let in unpaced, never with the time 
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from simulated import FLOOR, LOWEST, MB, Job, Service, Step, poisson
@@ -142,6 +142,58 @@ def test_the_guard_alone_does_less_or_loses_far_more(job: Job, share: float, see
 def test_the_pace_is_found_within_seconds(job: Job) -> None:
     service = served(job, paced=True)
     assert service.rate(service.good, 2, 10) > 0.8 * service.rate(service.good, 10, 20)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("job", [race, grow, burst])
+def test_what_the_first_requests_held_says_how_many_may_start(job: Job, seed: int) -> None:
+    service = served(job, paced=True, seed=seed, lowest=LOWEST)
+    assert service.rate(service.good, 1, 2) > 0.92 * service.rate(service.good, 10, 20)
+
+
+def first_round(hold: Callable[[int], int], *, others: int = 0, elsewhere: int = 0, count: int = 8) -> Route:
+    """Requests that take half a second each, and what is left of 240 MB while so many tenths of a second are over."""
+    admission, route = Admission(40 * MB), Route()
+    for _ in range(2):
+        admission.read(240 * MB, 0, 100.0, others=others, elsewhere=elsewhere)
+    for _ in range(count):
+        assert admission.decide(route, 240 * MB, 100.0) is None
+    for tenth in range(1, 6):
+        left = 240 * MB - hold(tenth)
+        admission.read(left, 240 * MB - left, 100 + tenth / 10, others=others, elsewhere=elsewhere)
+    for _ in range(count):
+        admission.ends(route, 100.5, lost=False, took=0.5)
+    return route
+
+
+def test_as_many_start_as_fit_if_each_holds_what_the_first_held() -> None:
+    # 8 of them held 80 MB for half a second: 10 MB × 0.5 s each, of 200 MB
+    assert first_round(lambda _: 80 * MB).rate == pytest.approx(40)
+    # none of it in the first half: 10 MB × 0.3 s
+    assert first_round(lambda tenth: 80 * MB if tenth > 2 else 0).rate == pytest.approx(200 / 3)
+
+
+def test_what_other_processes_hold_is_not_put_down_to_a_class() -> None:
+    # as many are in flight elsewhere, and this process is one of two
+    assert first_round(lambda _: 160 * MB, others=1, elsewhere=8).rate == pytest.approx(20)
+
+
+def test_classes_that_hold_little_or_of_which_few_fit_begin_without_a_rate() -> None:
+    assert first_round(lambda _: 0).rate is None
+    assert first_round(lambda _: 200 * MB, count=8).rate == pytest.approx(16)
+    assert first_round(lambda _: 198 * MB, count=4).rate is None
+
+
+def test_among_others_nothing_is_measured() -> None:
+    admission, light, heavy = Admission(40 * MB), Route(), Route()
+    admission.read(240 * MB, 0, 99.9)
+    for route, count in ((heavy, 8), (light, 8)):
+        for _ in range(count):
+            assert admission.decide(route, 240 * MB, 100.0) is None
+    admission.read(160 * MB, 80 * MB, 100.5)
+    for _ in range(8):
+        admission.ends(light, 100.5, lost=False, took=0.5)
+    assert light.rate is None
 
 
 def test_what_loses_nothing_is_not_paced() -> None:

@@ -34,7 +34,7 @@ class Room:
         if self.room.get(waiter.ask.path, 0) == 0:
             return REFUSED
         self.room[waiter.ask.path] -= 1
-        return Admitted(self.gate, None, waiter.ask)
+        return Admitted(self.gate, None, waiter.ask, 0.0)
 
     def lets_in(self, queue: Queue[Waiter], now: float = 0.0, max_wait: float = 1.0) -> list[Waiter]:
         return [each for each, answer in queue.served(self.attempt, now, max_wait) if isinstance(answer, Admitted)]
@@ -101,7 +101,7 @@ def test_who_would_wait_for_another_reason_waits_no_longer_than_for_that(gate: G
 def test_who_is_gone_is_passed_over(gate: Gate) -> None:
     gone, there = waiter("/a"), waiter("/a")
     queue = joined(Queue(), gone, there)
-    found = list(queue.served(lambda each: None if each is gone else Admitted(gate, None, each.ask), 0.0, 1.0))
+    found = list(queue.served(lambda each: None if each is gone else Admitted(gate, None, each.ask, 0.0), 0.0, 1.0))
     assert [each for each, _ in found] == [there]
     assert len(queue) == 0
 
