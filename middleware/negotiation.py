@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-# An element of the list ends at a comma outside of quotes; a part of an element at a semicolon.
-_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+# An element of the list ends at a comma outside of quotes, and a quote that nobody closes ends with all: were its end
+# looked for again and again, clients could make that take long.
+_ELEMENT = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.?)*+"?)++', re.DOTALL)
 _NOTHING = re.compile(r";\s*q=0(?:\.0*)?\s*(?:;|$)", re.IGNORECASE)
 # A problem detail is JSON to those who ask for JSON (RFC 9457 has a type of its own for it).
 _JSON = frozenset({"application/json", "application/problem+json"})

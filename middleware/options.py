@@ -15,7 +15,8 @@ from resource_monitor.resource import Resource
 
 
 class Options(TypedDict, total=False):
-    """Keyword options of the middlewares; all may be left out."""
+    """Keyword options of the middlewares; all may be left out. The environment may have those that are, as
+    ``RESOURCE_MONITOR_MAX_WAIT`` and so on."""
 
     min_available: int | str | None
     """Headroom below which nothing more is admitted: bytes, ``"64MiB"``, ``"5%"`` of the smallest limit, or a share

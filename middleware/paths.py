@@ -60,10 +60,8 @@ class ExemptPaths:
         mount = mount.rstrip("/")
         if not mount:
             return False
-        # ASGI puts the mount point into path, older servers and WSGI leave it out
-        inner = path.removeprefix(mount)
-        below = inner != path and inner[:1] in ("", "/")
-        return (below and self._matches(inner or "/")) or self._matches(mount + path)
+        inner = _below(mount, path)
+        return (inner is not None and self._matches(inner)) or self._matches(mount + path)
 
     def _matches(self, path: str) -> bool:
         if self._callable is None:
@@ -75,6 +73,17 @@ class ExemptPaths:
                 self._complained = True
                 logger.error("exempt failed for a path (%r), which is not exempt then.", error)
             return False
+
+
+def full_path(path: str, mount: str) -> str:
+    """``path`` with the mount point, which ASGI has in it already, but older servers and WSGI leave out."""
+    mount = mount.rstrip("/")
+    return mount + path if mount and _below(mount, path) is None else path
+
+
+def _below(mount: str, path: str) -> str | None:
+    inner = path.removeprefix(mount)
+    return (inner or "/") if inner != path and inner[:1] in ("", "/") else None
 
 
 def _trim(path: str) -> str:

@@ -20,6 +20,7 @@ from resource_monitor.errors import ConfigurationError
 from resource_monitor.middleware import checks
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.negotiation import accepts_json
+from resource_monitor.middleware.paths import full_path
 from resource_monitor.middleware.responses import Answer, Header, Prepared, headers_for
 
 logger = logging.getLogger("resource_monitor")
@@ -40,7 +41,7 @@ _TOO_LARGE = Prepared(413, "The body of the request is larger than this service 
 class Shed:
     """A request that was refused, or lost after it began.
 
-    ``path`` is as the server gave it, ``method`` is ``"WEBSOCKET"`` for one; ``retry_after`` is in seconds, ``None``
+    ``path`` is with the mount point, ``method`` is ``"WEBSOCKET"`` for one; ``retry_after`` is in seconds, ``None``
     where coming again would not help. ``started`` tells that the app ran already: the request ran out of memory or its
     body found no room, and its client sees ``status`` unless the app's answer had begun.
     """
@@ -133,10 +134,11 @@ class Refusals:
 
     def shed(self, ask: Ask, reason: Reason, *, started: bool = False) -> Shed:
         """Settle that a request is refused, and tell of it."""
+        path = full_path(ask.path, ask.mount)
         if reason is Reason.TOO_LARGE:
-            shed = Shed(reason, ask.method, ask.path, 413, None, started)
+            shed = Shed(reason, ask.method, path, 413, None, started)
         else:
-            shed = Shed(reason, ask.method, ask.path, self.status, random.choice(self._seconds), started)
+            shed = Shed(reason, ask.method, path, self.status, random.choice(self._seconds), started)
         if self._on_shed is not None:
             try:
                 self._refuse_coroutine(self._on_shed(shed))

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 from flask import Flask, request
-from machine import Service
+from machine import MIB, Service
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -48,10 +48,11 @@ class Answers(Protocol):
 
 
 class Starlettes:
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, before_reading: Callable[[], object] = lambda: None, **options: Any) -> None:
         async def answer(request: Request) -> Response:
             if request.url.path == "/lose":
                 raise MemoryError
+            before_reading()
             return PlainTextResponse(str(len(await request.body())))
 
         app = Starlette(routes=[Route("/{path:path}", answer, methods=METHODS)])
@@ -71,10 +72,11 @@ class Starlettes:
 
 
 class WSGIs:
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, before_reading: Callable[[], object] = lambda: None, **options: Any) -> None:
         def answer(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
             if environ["PATH_INFO"] == "/lose":
                 raise MemoryError
+            before_reading()
             length = len(environ["wsgi.input"].read())
             start_response("200 OK", [("content-type", "text/plain")])
             return [str(length).encode()]
@@ -95,12 +97,13 @@ class WSGIs:
 
 
 class Flasks(WSGIs):
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, before_reading: Callable[[], object] = lambda: None, **options: Any) -> None:
         self.app = Flask("shop")
 
         def answer(path: str) -> str:
             if path == "lose":
                 raise MemoryError
+            before_reading()
             return str(len(request.get_data()))
 
         rule: dict[str, Any] = {"view_func": answer, "methods": METHODS, "provide_automatic_options": False}
@@ -112,7 +115,7 @@ class Flasks(WSGIs):
 
 @pytest.fixture(params=[Starlettes, WSGIs, Flasks])
 def wrap(request: pytest.FixtureRequest, service: Service) -> Callable[..., Answers]:
-    return lambda **options: request.param(monitor=service.monitor, allocation_guard=True, **options)
+    return lambda *given, **options: request.param(*given, monitor=service.monitor, allocation_guard=True, **options)
 
 
 Wrap = Callable[..., Answers]
@@ -211,6 +214,15 @@ def test_a_body_that_turns_out_too_large_is_told_of_once(wrap: Wrap) -> None:
     answer = app("POST", "/upload", content=app.chunked(b"larger"))
     assert answer.status_code == 413
     assert told == [Shed(Reason.TOO_LARGE, "POST", "/upload", 413, None, started=True)]
+
+
+def test_a_body_that_finds_no_room_is_told_of_once(wrap: Wrap, service: Service) -> None:
+    told: list[Shed] = []
+    app = wrap(lambda: service.use(256 * MIB), on_shed=told.append, body_timeout=0)
+    answer = app("POST", "/upload", content=b"x" * 100_000)
+    assert answer.status_code == 503
+    assert told == [Shed(Reason.BODY, "POST", "/upload", 503, int(answer.headers["retry-after"]), started=True)]
+    assert (app.statistics().shed, app.statistics().wasted) == (1, 1)
 
 
 def test_in_a_dry_run_what_would_be_refused_is_told_of(wrap: Wrap, service: Service) -> None:

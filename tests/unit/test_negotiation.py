@@ -24,7 +24,8 @@ from resource_monitor.middleware.negotiation import accepts_json
         "application/*;q=0, application/json",
         "*/*;q=0, application/problem+json",
         "application/json;q=0, application/problem+json",
-        'text/html;a="x,application/json;q=0", */*',
+        "application/problem+json, application/json;q=0",
+        'text/html;a="x,application/json;q=0,y", */*',
     ],
 )
 def test_json_is_for_those_who_take_it_or_do_not_say(accept: str | None) -> None:
@@ -56,5 +57,16 @@ def test_a_long_text_is_understood_as_well() -> None:
     assert accepts_json("image/x" + "," * 10_000 + "application/json")
 
 
-def test_a_text_that_is_made_to_take_long_does_not() -> None:
-    assert accepts_json('"' + '\\"' * 20_000)
+@pytest.mark.parametrize(
+    "accept",
+    [
+        '"' + '\\"' * 200_000,
+        '"' * 200_001,
+        '"\\' * 200_000,
+        "," * 400_000,
+        "x/y;" * 100_000 + '"',
+        "x/y;" + " " * 400_000,
+    ],
+)
+def test_a_text_that_is_made_to_take_long_does_not(accept: str) -> None:
+    assert accepts_json(accept) is ("/" not in accept)

@@ -40,6 +40,21 @@ def test_a_refusal_tells_what_was_refused_and_why() -> None:
     assert found == Shed(Reason.PACE, "POST", "/jobs", 503, found.retry_after, started=True)
 
 
+@pytest.mark.parametrize(
+    ("path", "mount", "expected"),
+    [
+        ("/shop/jobs", "/shop", "/shop/jobs"),
+        ("/jobs", "/shop", "/shop/jobs"),
+        ("/jobs", "/shop/", "/shop/jobs"),
+        ("/shopping", "/shop", "/shop/shopping"),
+        ("/shop", "/shop", "/shop"),
+        ("/jobs", "/", "/jobs"),
+    ],
+)
+def test_the_path_is_the_clients_whatever_the_server_leaves_out(path: str, mount: str, expected: str) -> None:
+    assert Refusals().shed(Ask("GET", path, mount), Reason.MEMORY).path == expected
+
+
 def test_the_answer_says_the_same_time_as_the_shed() -> None:
     refusals = Refusals(retry_after=100)
     for _ in range(20):
