@@ -1,6 +1,6 @@
-"""The sample app under Flask: the same work and statistics as ``app.py``, wrapped by the Flask extension.
+"""flask --app examples/flask_app.py run
 
-flask --app examples/flask_app.py run
+The sample app under Flask: the same work and statistics as ``app.py``, wrapped by the Flask extension.
 """
 
 from __future__ import annotations
