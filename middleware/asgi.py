@@ -39,6 +39,11 @@ _FOR_ERRORS = (500, 400)
 _READ_AHEAD = 1 << 16
 
 
+ADMITTED = "resource_monitor.admitted"
+"""The key in the scope of what was let in, for apps that answer 500 after they handled an error: who says ``lose()`` to
+it before has that answer replaced."""
+
+
 class MemoryBackpressureMiddleware:
     """Answers 503 before ``app`` runs while there is no memory for one more request, and in place of its answer when
     it ran out of memory before the response started.
@@ -119,6 +124,7 @@ class MemoryBackpressureMiddleware:
         try:
             if body is not None and not (admitted.exempt and self._gate.max_body is None):
                 receive = BodyReceive(receive, Intake(self._gate, ask, admitted, body)).receive
+            scope[ADMITTED] = admitted
             app = self.app(scope, receive, response.send)
             await (as_app(app) if isinstance(app, Coroutine) else app)
         except BaseException as error:
@@ -182,8 +188,9 @@ class _Response:
         if not self.started and self.withheld is None and message.get("status") in _FOR_ERRORS:
             error = sys.exception()
             self.withheld = self.shed_for(error)
-            if self.withheld is not None:
-                assert error is not None
+            if self.withheld is None and self._admitted.lost:
+                self.withheld = self._gate.lost(self._admitted)
+            if self.withheld is not None and error is not None:
                 let_go(error)
         if self.withheld is None:
             if not self.started:

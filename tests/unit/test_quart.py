@@ -1,0 +1,39 @@
+"""Quart, which answers 500 when it is done with an error: it says that the request ran out of memory."""
+
+import asyncio
+
+import pytest
+from machine import Service
+from quart import Quart, request
+
+from resource_monitor.middleware import MemoryBackpressureMiddleware, gate
+from resource_monitor.middleware.asgi import ADMITTED
+
+
+def test_an_app_that_says_so_is_answered_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    app = Quart("shop")
+    backpressure = MemoryBackpressureMiddleware(app.asgi_app, monitor=service.monitor)
+    app.asgi_app = backpressure  # type: ignore[method-assign,assignment]
+
+    @app.errorhandler(MemoryError)
+    async def out_of_memory(error: MemoryError) -> tuple[str, int]:
+        request.scope[ADMITTED].lose()  # type: ignore[typeddict-item]
+        return "", 500
+
+    @app.get("/")
+    async def exhaust() -> str:
+        raise MemoryError
+
+    @app.get("/crash")
+    async def crash() -> str:
+        raise RuntimeError("a defect of the handler")
+
+    async def talk() -> None:
+        answer = await app.test_client().get("/")
+        assert answer.status_code == 503
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert (await app.test_client().get("/crash")).status_code == 500
+
+    asyncio.run(talk())
+    assert (backpressure.statistics().wasted, backpressure.statistics().in_flight) == (1, 0)
