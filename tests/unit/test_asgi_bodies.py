@@ -351,11 +351,11 @@ def test_what_is_read_of_a_refused_body_is_bounded(
         if ending == "gone":
             client.messages.put_nowait(GONE)
         if ending == "endless":
-            for _ in range(1000):
+            for _ in range(1100):
                 client.messages.put_nowait(piece(PIECE, more=True))
         assert await client.status() == 503
         assert client.sent[-1] == {"type": "http.response.body", "body": b""}
-        assert len(client.received) == {"gone": 2, "silent": 1, "endless": 256}[ending]
+        assert len(client.received) == {"gone": 2, "silent": 1, "endless": 1024}[ending]
 
     asyncio.run(main())
 
