@@ -263,8 +263,8 @@ class _Lingering:
         self._announced = announced
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._pieces:
-            yield from self._pieces
+        yield from self._pieces
+        if any(self._pieces):  # else the head is sent once there is nothing more
             self.close()
 
     def close(self) -> None:
@@ -285,7 +285,8 @@ def _refused(answer: Answer, body: Body, environ: Environ, start_response: Start
 
 def _answer(answer: Answer, environ: Environ, start_response: StartResponse, *, replacing: bool = False) -> list[bytes]:
     start_response(answer.wsgi_status, answer.wsgi_headers(), *([_REPLACING] if replacing else []))
-    return [] if environ.get("REQUEST_METHOD") == "HEAD" else [answer.body]
+    # not without a piece, since some servers send the head with the first one
+    return [b"" if environ.get("REQUEST_METHOD") == "HEAD" else answer.body]
 
 
 def _is_preflight(environ: Environ) -> bool:

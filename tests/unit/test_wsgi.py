@@ -207,9 +207,10 @@ def test_without_room_503_is_answered_before_the_app_runs(service: Service) -> N
 
 
 def test_head_is_refused_without_a_body(middleware: WSGIMemoryBackpressureMiddleware, service: Service) -> None:
+    """But with a piece: hypercorn sends the head with the first one, and without any answers 500."""
     service.fill()
     started = Started()
-    assert list(middleware(environ("HEAD"), started)) == []
+    assert list(middleware(environ("HEAD"), started)) == [b""]
     assert int(dict(started.calls[0][1])["content-length"]) > 0
 
 
@@ -241,10 +242,11 @@ def test_the_answer_is_sent_before_the_body_is_read(
     service.fill()
     response = middleware(given, Started())
     pieces = iter(response)
-    if method == "POST":
-        assert next(pieces)
+    assert bool(next(pieces)) == (method == "POST")
     assert given["wsgi.input"].asked == []
-    assert list(pieces) == []
+    assert next(pieces, None) is None
+    # a server that was given nothing to send sends the head now
+    assert bool(given["wsgi.input"].asked) == (method == "POST")
     close(response)
     assert given["wsgi.input"].tell() == 1000
 
