@@ -55,31 +55,36 @@ def act(request: bytes, service: Service) -> bytes:
 
 
 class Handlers:
-    """Handlers in threads; a request ``hold`` is answered after :attr:`release`."""
+    """Handlers in threads; a request ``hold`` is answered after :attr:`release`. :attr:`holding` is set once one is in
+    the handler, and :attr:`ended` when its call ended, after the interceptor was told."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
         self.release = threading.Event()
+        self.holding = threading.Event()
+        self.ended = threading.Event()
 
-    def act(self, request: bytes) -> bytes:
+    def act(self, request: bytes, context: Any) -> bytes:
         if request == b"hold":
+            context.add_callback(self.ended.set)
+            self.holding.set()
             assert self.release.wait(30)
         return act(request, self.service)
 
     def unary_unary(self, request: bytes, context: Any) -> bytes:
         context.set_trailing_metadata((("from", "the handler"),))
-        return self.act(request)
+        return self.act(request, context)
 
     def unary_stream(self, request: bytes, context: Any) -> Iterator[bytes]:
         yield b"first"
-        yield self.act(request)
+        yield self.act(request, context)
 
     def stream_unary(self, requests: Iterator[bytes], context: Any) -> bytes:
-        return b",".join(self.act(request) for request in requests)
+        return b",".join(self.act(request, context) for request in requests)
 
     def stream_stream(self, requests: Iterator[bytes], context: Any) -> Iterator[bytes]:
         for request in requests:
-            yield self.act(request)
+            yield self.act(request, context)
 
 
 class AioHandlers:
@@ -88,9 +93,11 @@ class AioHandlers:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.release = asyncio.Event()
+        self.holding = threading.Event()
 
     async def act(self, request: bytes) -> bytes:
         if request == b"hold":
+            self.holding.set()
             await self.release.wait()
         return act(request, self.service)
 
@@ -307,11 +314,12 @@ def test_a_call_counts_until_its_end(service: Service, serving: Any, kind: str) 
 def test_a_cancelled_call_counts_until_its_handler_ends(service: Service, serving: Any, kind: str) -> None:
     with serving(service) as running:
         call = running.start(kind, b"hold")
-        in_flight(running, 1)
+        assert running.handlers.holding.wait(30)
+        assert running.interceptor.statistics().in_flight == 1
         call.cancel()
         if serving is in_threads:  # which nobody can stop
-            assert running.call("unary_unary", b"a") == [b"A"]
-            assert running.interceptor.statistics().in_flight >= 1
+            assert running.handlers.ended.wait(30)
+            assert running.interceptor.statistics().in_flight == 1
             running.release()
         running.settled()
 
