@@ -1,4 +1,4 @@
-"""flask --app examples/flask_app.py run
+"""gunicorn --chdir examples --threads 40 flask_app:app
 
 The sample app under Flask: the same work and statistics as ``app.py``, wrapped by the Flask extension.
 """

@@ -18,11 +18,13 @@ REPOSITORY = EXAMPLES.parent
 APPS = sorted(path.name for path in EXAMPLES.glob("*_app.py") if path.name != "numpy_app.py")
 
 
-def command_of(name: str) -> list[str]:
+def command_of(name: str, port: int) -> list[str]:
+    """The command that its first line says, to listen at ``port``."""
     docstring = ast.get_docstring(ast.parse((EXAMPLES / name).read_text()))
     assert docstring
     program, *arguments = shlex.split(docstring.splitlines()[0])
-    return [str(Path(sys.executable).parent / program), *arguments]
+    listen = ("--bind", f"127.0.0.1:{port}") if program == "gunicorn" else ("--port", str(port))
+    return [str(Path(sys.executable).parent / program), *arguments, *listen]
 
 
 def free_port() -> int:
@@ -43,9 +45,7 @@ def test_an_example_starts_by_its_first_line_and_sheds_under_the_load_test(
     cgroup = child_cgroup(256 * MIB)
     port = free_port()
     log = (tmp_path / "log").open("w+")
-    server = cgroup.spawn(
-        [*command_of(name), "--port", str(port)], cwd=REPOSITORY, env=environment(None), stdout=log, stderr=log
-    )
+    server = cgroup.spawn(command_of(name, port), cwd=REPOSITORY, env=environment(None), stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, server)
