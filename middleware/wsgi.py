@@ -21,7 +21,7 @@ from resource_monitor.middleware.refusing import Shed
 from resource_monitor.middleware.responses import Answer
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import app_runs
-from resource_monitor.middleware.wsgi_input import Input, Readable, body_of, linger
+from resource_monitor.middleware.wsgi_input import Connection, Input, Readable, body_of, connection_of, linger
 from resource_monitor.middleware.wsgi_waiting import WaitingThreads
 
 Environ = dict[str, Any]
@@ -156,7 +156,7 @@ class _Response:
         finally:
             self._middleware.left(self._admitted)
             if self._input is not None and self._refused:
-                self._input.linger()
+                self._input.linger(connection_of(self._environ))
 
     def __iter__(self) -> Iterator[bytes]:
         try:
@@ -257,10 +257,13 @@ class _Lingering:
     """The answer to a request whose ``body`` is read and dropped once the answer is sent: servers send what they were
     given before they ask for more (PEP 3333), and the head at the latest before they close."""
 
-    def __init__(self, pieces: list[bytes], body: Readable, announced: int | None) -> None:
+    def __init__(
+        self, pieces: list[bytes], body: Readable, announced: int | None, connection: Connection | None
+    ) -> None:
         self._pieces = pieces
         self._body = body
         self._announced = announced
+        self._connection = connection
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._pieces
@@ -268,19 +271,19 @@ class _Lingering:
             self.close()
 
     def close(self) -> None:
-        linger(self._body, self._announced)
+        linger(self._body, self._announced, self._connection)
         self._announced = 0
 
 
 def _refused(answer: Answer, body: Body, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-    unread = environ.get("wsgi.input")
+    unread, connection = environ.get("wsgi.input"), connection_of(environ)
     if unread is None or body.ended:
         return _answer(answer, environ, start_response)
     if "HTTP_EXPECT" in environ:
         # reading makes some servers send a 100 (Continue), which must not come behind the answer
-        linger(unread, body.announced)
+        linger(unread, body.announced, connection)
         return _answer(answer, environ, start_response)
-    return _Lingering(_answer(answer, environ, start_response), unread, body.announced)
+    return _Lingering(_answer(answer, environ, start_response), unread, body.announced, connection)
 
 
 def _answer(answer: Answer, environ: Environ, start_response: StartResponse, *, replacing: bool = False) -> list[bytes]:

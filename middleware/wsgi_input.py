@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from resource_monitor.errors import MemoryPressure
 from resource_monitor.middleware.bodies import POLL, Body, BodyTooLarge, content_length
+from resource_monitor.middleware.steps import server_runs
 
 # Read at a time, bytes: what a thread holds of a body that nobody has made room for.
 PIECE = 1 << 16
@@ -37,6 +38,19 @@ class Intake(Protocol):
     def may_read(self) -> bool: ...
 
     def came(self, size: int, *, more: bool) -> None: ...
+
+
+class Connection(Protocol):
+    """What is needed of the socket that gunicorn hands out."""
+
+    def gettimeout(self) -> float | None: ...
+
+    def settimeout(self, value: float | None, /) -> None: ...
+
+
+def connection_of(environ: Mapping[str, Any]) -> Connection | None:
+    """The connection of a request where the server hands it out."""
+    return environ.get("gunicorn.socket")
 
 
 def body_of(environ: Mapping[str, Any]) -> Body:
@@ -72,9 +86,9 @@ class Input(io.IOBase):
         wanted = sys.maxsize if size is None or size < 0 else size
         return self._gather(self._body.readline, wanted, lambda piece, most: piece.endswith(b"\n"), grows=True)
 
-    def linger(self) -> None:
+    def linger(self, connection: Connection | None) -> None:
         """Read what is left and drop it, within bounds."""
-        linger(self._body, self._left)
+        linger(self._body, self._left, connection)
         self._left = 0
 
     def _gather(
@@ -112,19 +126,47 @@ class Input(io.IOBase):
         try:
             while not self._intake.may_read():
                 time.sleep(POLL)
-            piece = read(most)
+            with server_runs():
+                piece = read(most)
             self._left -= len(piece)
             self._intake.came(len(piece), more=bool(piece) and self._left > 0)
         except (MemoryPressure, BodyTooLarge) as error:
             self.cut = type(error)
             raise
+        except MemoryError:
+            self.cut = MemoryPressure  # what the server had in hand is lost, so nobody knows where the body goes on
+            raise
         return piece
 
 
-def linger(body: Readable, announced: int | None) -> None:
-    """Read a refused body and drop it, within bounds; a client that stopped is not waited for."""
+def linger(body: Readable, announced: int | None, connection: Connection | None) -> None:
+    """Read a refused body and drop it, within bounds; a client that stopped is not waited for where the server hands
+    out its ``connection``."""
     left = _LINGER_BYTES if announced is None else min(announced, _LINGER_BYTES)
     ends = time.monotonic() + _LINGER_SECONDS
-    with suppress(Exception):  # each server has its own way to say that the client broke off, and it matters to nobody
-        while left > 0 and (piece := body.read(min(left, PIECE))) and time.monotonic() < ends:
-            left -= len(piece)
+    with suppress(Exception), _impatient(connection):  # each server has its own way to say that the client broke off
+        while left > 0:
+            try:
+                piece = body.read(min(left, PIECE))
+            except MemoryError:  # gunicorn reads up to 1 MiB ahead
+                time.sleep(POLL)
+            else:
+                left -= len(piece)
+                if not piece:
+                    return
+            if time.monotonic() >= ends:
+                return
+
+
+@contextmanager
+def _impatient(connection: Connection | None) -> Iterator[None]:
+    """What a read that ran out of memory had in hand is not counted, and would be waited for."""
+    if connection is None:
+        yield
+        return
+    before = connection.gettimeout()
+    connection.settimeout(_LINGER_SECONDS)
+    try:
+        yield
+    finally:
+        connection.settimeout(before)

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import socket
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resource_monitor.errors import MemoryPressure
+from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import wsgi_input
 from resource_monitor.middleware.bodies import BodyTooLarge
-from resource_monitor.middleware.wsgi_input import PIECE, Input, body_of
+from resource_monitor.middleware.steps import app_runs
+from resource_monitor.middleware.wsgi_input import PIECE, Input, body_of, linger
 
 
 class Room:
@@ -173,7 +176,7 @@ def test_a_body_that_was_cut_stays_cut(kind: type[Room], error: type[MemoryPress
         body.readline()
     assert room.log == log, "it would be counted twice"
     assert room.inner.tell() == read
-    body.linger()
+    body.linger(None)
     assert room.inner.tell() == 200_000
 
 
@@ -181,7 +184,7 @@ def test_what_is_behind_the_body_is_the_next_requests() -> None:
     room = Room()
     body = room.input(b"body\nnext request", 5)
     assert (body.readline(), body.readline(), body.read(), body.read(3)) == (b"body\n", b"", b"", b"")
-    body.linger()
+    body.linger(None)
     assert room.inner.tell() == 5
 
 
@@ -202,3 +205,57 @@ def test_a_text_reader_may_stand_on_it() -> None:
 )
 def test_a_body_is_what_is_announced(headers: dict[str, str], rest: int) -> None:
     assert body_of(headers).rest == rest
+
+
+class Short(io.BytesIO):
+    """A server's input of which one read takes ``lost`` bytes and then runs out of memory, as gunicorn's may."""
+
+    def __init__(self, size: int, lost: int, *, after: int = PIECE) -> None:
+        super().__init__(bytes(size))
+        self._lost = lost
+        self._after = after
+        self.places: list[int] = []
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.places.append(place()[0])
+        assert self.tell() + (size or 0) <= len(self.getvalue()), "this would wait for the client's next request"
+        if self._lost and self.tell() >= self._after:
+            self.seek(self._lost, io.SEEK_CUR)
+            self._lost = 0
+            raise MemoryError
+        return super().read(size)
+
+
+def test_what_the_server_does_to_read_counts_as_its_own() -> None:
+    body = Short(PIECE, 0)
+    with app_runs():
+        Input(body, PIECE, Room()).read()
+        assert place()[0] == IN_APP
+    assert set(body.places) == {IN_SERVER}
+
+
+def test_nothing_is_read_behind_a_gap() -> None:
+    """The app would take what follows for the rest."""
+    body = Input(Short(8 << 20, 1 << 20), 8 << 20, Room())
+    with pytest.raises(MemoryError):
+        body.read()
+    with pytest.raises(MemoryPressure, match="so no more of it can be read"):
+        body.read()
+
+
+def test_a_refused_body_is_read_and_dropped_on_behind_a_gap() -> None:
+    """A client that still sends would lose its answer."""
+    body = Short(8 << 20, PIECE)
+    linger(body, (8 << 20) - PIECE, None)
+    assert body.tell() == 8 << 20
+
+
+def test_what_a_gap_took_is_not_waited_for_where_the_server_hands_out_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wsgi_input, "_LINGER_SECONDS", 0.01)
+    server, client = socket.socketpair()
+    with server, client, server.makefile("rb", buffering=0) as body:
+        client.sendall(bytes(1000))
+        linger(body, 2000, server)  # else this hangs: the client keeps the connection
+        assert server.gettimeout() is None
