@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Unpack
+from functools import partial
+from typing import Any, Unpack
 
 from resource_monitor.admission import Reason
 from resource_monitor.middleware.asgi_body import BodyReceive, Message, Receive, body_of, drain
@@ -120,7 +121,7 @@ class MemoryBackpressureMiddleware:
         self, ask: Ask, admitted: Admitted, body: Body | None, scope: Scope, receive: Receive, send: Send
     ) -> Shed | None:
         """Run the app; why to refuse the request after all when it ended early and has not answered."""
-        response = _Response(send, admitted, self._gate)
+        response = _Response(send, admitted, self._gate, partial(self._refuse, body=body, scope=scope, receive=receive))
         try:
             if body is not None and not (admitted.exempt and self._gate.max_body is None):
                 receive = BodyReceive(receive, Intake(self._gate, ask, admitted, body)).receive
@@ -136,7 +137,7 @@ class MemoryBackpressureMiddleware:
             if response.started:
                 raise
             return shed
-        return response.withheld
+        return None if response.started else response.withheld
 
     async def _refuse(self, shed: Shed, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or ()):
@@ -172,15 +173,20 @@ class _Response:
     the request early.
 
     Frameworks send their error page while they handle the error (Starlette's ``ServerErrorMiddleware`` does), so that
-    the error is the one being handled when the message comes.
+    the error is the one being handled when the message comes. Those that are done with it by then (Quart is) do not end
+    before they hear that the answer is out, so that the refusal is sent as soon as theirs would have been.
     """
 
-    __slots__ = ("_admitted", "_gate", "_send", "started", "withheld")
+    __slots__ = ("_admitted", "_gate", "_refuse", "_send", "_waited_for", "started", "withheld")
 
-    def __init__(self, send: Send, admitted: Admitted, gate: Gate) -> None:
+    def __init__(
+        self, send: Send, admitted: Admitted, gate: Gate, refuse: Callable[..., Coroutine[Any, Any, None]]
+    ) -> None:
         self._send = send
         self._admitted = admitted
         self._gate = gate
+        self._refuse = refuse
+        self._waited_for = False
         self.started = False
         self.withheld: Shed | None = None
 
@@ -190,6 +196,7 @@ class _Response:
             self.withheld = self.shed_for(error)
             if self.withheld is None and self._admitted.lost:
                 self.withheld = self._gate.lost(self._admitted)
+                self._waited_for = True
             if self.withheld is not None and error is not None:
                 let_go(error)
         if self.withheld is None:
@@ -198,6 +205,9 @@ class _Response:
                 self._admitted.answered()
             with server_runs():
                 await self._send(message)
+        elif self._waited_for and not self.started and _ends(message):
+            self.started = True
+            await self._refuse(self.withheld, send=self._send)
 
     def shed_for(self, error: BaseException | None) -> Shed | None:
         """Why the request is refused that ended in ``error``; ``None`` for the app's own ones. Notes the loss to
@@ -205,6 +215,10 @@ class _Response:
         if lost_to_memory(error):
             return self._gate.lost(self._admitted)
         return self._gate.too_large(self._admitted) if caused_by(error, BodyTooLarge) else None
+
+
+def _ends(message: Message) -> bool:
+    return message["type"] == "http.response.body" and not message.get("more_body", False)
 
 
 def _is_preflight(scope: Scope) -> bool:

@@ -1,6 +1,7 @@
 """Quart, which answers 500 when it is done with an error: it says that the request ran out of memory."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from machine import Service
@@ -36,4 +37,35 @@ def test_an_app_that_says_so_is_answered_for(service: Service, monkeypatch: pyte
         assert (await app.test_client().get("/crash")).status_code == 500
 
     asyncio.run(talk())
+    assert (backpressure.statistics().wasted, backpressure.statistics().in_flight) == (1, 0)
+
+
+def test_an_app_that_ends_when_its_answer_is_out_is_not_waited_for(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    sent: list[dict[str, Any]] = []
+    out = asyncio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scope[ADMITTED].lose()
+        await send({"type": "http.response.start", "status": 500, "headers": []})
+        await send({"type": "http.response.body", "body": b"of no use", "more_body": True})
+        assert not sent
+        await send({"type": "http.response.body"})
+        await out.wait()
+        await send({"type": "http.response.body"})  # whatever else it says
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if not message.get("more_body", message["type"] == "http.response.start"):
+            out.set()
+
+    async def receive() -> Any:
+        return {"type": "http.request"}
+
+    backpressure = MemoryBackpressureMiddleware(app, monitor=service.monitor)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    asyncio.run(asyncio.wait_for(backpressure(scope, receive, send), 30))
+    assert [message.get("status") for message in sent] == [503, None]
     assert (backpressure.statistics().wasted, backpressure.statistics().in_flight) == (1, 0)
