@@ -149,7 +149,11 @@ class MemoryBackpressureMiddleware:
             await send({"type": "websocket.http.response.body", "body": answer.body})
             return
         await send(answer.asgi_start("http.response.start"))
-        message = {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body}
+        message = {
+            "type": "http.response.body",
+            "body": b"" if scope["method"] == "HEAD" else answer.body,
+            "more_body": False,  # the default, which Quart's test client does not know
+        }
         if body is not None and not body.ended:
             await send({**message, "more_body": True})
             await drain(receive)

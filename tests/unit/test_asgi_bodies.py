@@ -74,7 +74,7 @@ async def plain(scope: Any, receive: Any, send: Any) -> None:
     while (await receive()).get("more_body"):
         pass
     await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b""})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 APPS = pytest.mark.parametrize("app", [starlette, as_fastapi, plain], ids=["starlette", "fastapi", "plain"])
@@ -333,7 +333,7 @@ def test_a_refused_client_that_still_sends_is_answered_and_then_read_to_its_end(
         client.messages.put_nowait(piece(PIECE))
         await client.task
         assert len(client.received) == 4
-        assert client.sent[2] == {"type": "http.response.body", "body": b""}
+        assert client.sent[2] == {"type": "http.response.body", "body": b"", "more_body": False}
 
     asyncio.run(main())
 
@@ -354,7 +354,7 @@ def test_what_is_read_of_a_refused_body_is_bounded(
             for _ in range(1100):
                 client.messages.put_nowait(piece(PIECE, more=True))
         assert await client.status() == 503
-        assert client.sent[-1] == {"type": "http.response.body", "body": b""}
+        assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
         assert len(client.received) == {"gone": 2, "silent": 1, "endless": 1024}[ending]
 
     asyncio.run(main())
