@@ -157,7 +157,13 @@ def workers(_: random.Random) -> Request:
     return Request("/work?mb=8&delay=0.3&hold=0.2")
 
 
-@scenario("the same on four that are forked from one that had loaded the app", unloaded=0.51, workers=4, forked=True)
+@scenario(
+    "the same on four that are forked from one that had loaded the app",
+    unloaded=0.51,
+    workers=4,
+    forked=True,
+    limit_of="workers",
+)
 def forked(_: random.Random) -> Request:
     return Request("/work?mb=8&delay=0.3&hold=0.2")
 
