@@ -58,7 +58,7 @@ class Scenario:
     ``workers`` is the number of server processes, ``forked`` from one that loaded the app, or each loading it. In a
     ``cheap`` scenario there is room for everything: nothing may be shed. ``prepare`` fills the directory of files that
     the server may read. ``waves`` set the length of the run and when the rate applies. ``limit_of`` names the scenario
-    of the same requests whose best fixed limit is the best here too.
+    of the same requests whose best fixed limit is taken here too.
     """
 
     name: str
