@@ -30,7 +30,7 @@ from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.refusing import Shed
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import app_runs, as_app
-from resource_monitor.middleware.wsgi_input import linger
+from resource_monitor.middleware.wsgi_input import connection_of, linger
 
 SETTING = "MEMORY_BACKPRESSURE"
 """The name of the setting: a dict of :class:`~resource_monitor.middleware.options.Options`, which may be left out."""
@@ -135,7 +135,8 @@ class MemoryBackpressureMiddleware:
         response._has_been_logged = True  # type: ignore[attr-defined]
         if "wsgi.input" in request.META:
             unread = content_length(request.META.get("CONTENT_LENGTH")) or 0
-            response._resource_closers.append(partial(linger, request, unread))  # type: ignore[attr-defined]
+            rest = partial(linger, request, unread, connection_of(request.META))
+            response._resource_closers.append(rest)  # type: ignore[attr-defined]
         return response
 
 

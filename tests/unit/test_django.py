@@ -224,6 +224,16 @@ def test_a_refusal_to_a_head_has_no_body(service: Service) -> None:
     assert int(answer["content-length"]) > 0
 
 
+def test_the_rest_of_a_refused_body_is_read_and_dropped_once_the_answer_is_sent(service: Service) -> None:
+    middleware = adapter.MemoryBackpressureMiddleware(lambda request: HttpResponse())
+    service.fill()
+    request = RequestFactory().post("/", data=b"x" * MIB, content_type="text/plain")
+    answer = middleware(request)
+    assert answer.status_code == 503  # type: ignore[union-attr]
+    answer.close()  # type: ignore[union-attr]
+    assert request.read(1) == b""
+
+
 def test_liveness_paths_are_exempt(service: Service, get: Get) -> None:
     service.fill()
     assert get("/healthz").content == b"ok"
