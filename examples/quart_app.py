@@ -12,8 +12,7 @@ from quart import Quart, Response, request
 from stats import stats
 from work import BadQuery, Job
 
-from resource_monitor.middleware import DEFAULT_EXEMPT, MemoryBackpressureMiddleware
-from resource_monitor.middleware.asgi import ADMITTED
+from resource_monitor.middleware import ADMITTED, DEFAULT_EXEMPT, MemoryBackpressureMiddleware
 
 app = Quart(__name__)
 backpressure = MemoryBackpressureMiddleware(app.asgi_app, exempt=[*DEFAULT_EXEMPT, "/stats"])

@@ -4,7 +4,7 @@ from resource_monitor.admission import Pressure, Priority, Reason
 from resource_monitor.middleware.asgi import MemoryBackpressureMiddleware
 from resource_monitor.middleware.bodies import BodyTooLarge
 from resource_monitor.middleware.flask import MemoryBackpressure
-from resource_monitor.middleware.gate import DEFAULT_MIN_AVAILABLE
+from resource_monitor.middleware.gate import ADMITTED, DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.health import HealthEndpoint
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT
 from resource_monitor.middleware.refusing import Shed, ShedResponse
@@ -12,6 +12,7 @@ from resource_monitor.middleware.statistics import RouteStatistics, Statistics
 from resource_monitor.middleware.wsgi import WSGIMemoryBackpressureMiddleware
 
 __all__ = [
+    "ADMITTED",
     "DEFAULT_EXEMPT",
     "DEFAULT_MIN_AVAILABLE",
     "BodyTooLarge",

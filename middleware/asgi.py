@@ -1,12 +1,11 @@
 """The ASGI adapter: pure ASGI, for Starlette, FastAPI and every other ASGI app.
 
-Owns the answer; ``asgi_waiting`` owns the waiting before it, ``asgi_body`` the receiving of the body, ``lag`` how late
-the event loop comes.
+Owns the answer; ``asgi_waiting`` owns the waiting before it, ``asgi_body`` the receiving of the body, ``on_loop`` what
+belongs to the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
@@ -15,13 +14,13 @@ from typing import Any, Unpack
 from resource_monitor.admission import Reason
 from resource_monitor.middleware.asgi_body import BodyReceive, Message, Receive, body_of, drain
 from resource_monitor.middleware.asgi_loops import running_loop
-from resource_monitor.middleware.asgi_waiting import Room, WatchedReceive, wait_by_polling
+from resource_monitor.middleware.asgi_waiting import WatchedReceive, wait_by_polling
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
 from resource_monitor.middleware.environment import settle
-from resource_monitor.middleware.gate import Admitted, Gate
-from resource_monitor.middleware.lag import Heartbeat
+from resource_monitor.middleware.gate import ADMITTED, Admitted, Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
+from resource_monitor.middleware.on_loop import OnLoop
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.refusing import Shed
 from resource_monitor.middleware.statistics import Statistics
@@ -40,11 +39,6 @@ _FOR_ERRORS = (500, 400)
 _READ_AHEAD = 1 << 16
 
 
-ADMITTED = "resource_monitor.admitted"
-"""The key in the scope of what was let in, for apps that answer 500 after they handled an error: who says ``lose()`` to
-it before has that answer replaced."""
-
-
 class MemoryBackpressureMiddleware:
     """Answers 503 before ``app`` runs while there is no memory for one more request, and in place of its answer when
     it ran out of memory before the response started.
@@ -58,7 +52,7 @@ class MemoryBackpressureMiddleware:
         self.app = app
         settled, names = settle(options)
         self._gate = Gate(names, **settled)
-        self._here: _Here | None = None
+        self._here: OnLoop | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -93,14 +87,13 @@ class MemoryBackpressureMiddleware:
             return
 
         if here:
-            here.heartbeat.begin()
+            here.begins()
         try:
             shed = await self._run(ask, admitted, body, scope, receive, send)
         finally:
             admitted.leave()
             if here:
-                here.heartbeat.end()
-                here.room.left()
+                here.ends()
         if shed is not None:
             await self._refuse(shed, body, scope, receive, send)
 
@@ -108,13 +101,13 @@ class MemoryBackpressureMiddleware:
         """What this middleware did so far."""
         return self._gate.statistics()
 
-    def _where(self) -> _Here | None:
+    def _where(self) -> OnLoop | None:
         """What lives on the running event loop, ``None`` under trio."""
         loop, here = running_loop(), self._here
         if loop is None:
             return None
         if here is None or here.loop is not loop:
-            here = self._here = _Here(self._gate, loop)
+            here = self._here = OnLoop(self._gate, loop)
         return here
 
     async def _run(
@@ -159,17 +152,6 @@ class MemoryBackpressureMiddleware:
             await drain(receive)
             message["body"] = b""
         await send(message)
-
-
-class _Here:
-    """What belongs to one event loop."""
-
-    __slots__ = ("heartbeat", "loop", "room")
-
-    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.room = Room(gate, loop)
-        self.heartbeat = Heartbeat(gate, loop)
 
 
 class _Response:

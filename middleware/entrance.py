@@ -12,10 +12,9 @@ from typing import Protocol
 
 from resource_monitor.admission import Reason
 from resource_monitor.middleware.asgi_loops import running_loop
-from resource_monitor.middleware.asgi_waiting import Room
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
-from resource_monitor.middleware.lag import Heartbeat
+from resource_monitor.middleware.on_loop import OnLoop
 from resource_monitor.middleware.refusing import Shed
 from resource_monitor.middleware.waiting import patience
 from resource_monitor.middleware.wsgi_waiting import WaitingThreads
@@ -89,32 +88,26 @@ class LoopEntrance:
         final = gate.refuse(ask, answer) if isinstance(answer, Reason) else answer
         if isinstance(final, Shed):
             return final
-        here.heartbeat.begin()
+        here.begins()
         return Stay(final, here)
 
 
-class _Here:
-    """What belongs to one event loop."""
+class _Here(OnLoop):
+    """What belongs to one event loop, and who was forgotten on it."""
 
-    __slots__ = ("dropped", "heartbeat", "loop", "room")
+    __slots__ = ("dropped",)
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.room = Room(gate, loop)
-        self.heartbeat = Heartbeat(gate, loop)
+        super().__init__(gate, loop)
         self.dropped: deque[Admitted] = deque()
 
     def left(self, admitted: Admitted) -> None:
         admitted.leave()
         if running_loop() is self.loop:
-            self._left()
+            self.ends()
         else:
             with suppress(RuntimeError):  # it is closed
-                self.loop.call_soon_threadsafe(self._left)
-
-    def _left(self) -> None:
-        self.heartbeat.end()
-        self.room.left()
+                self.loop.call_soon_threadsafe(self.ends)
 
 
 def _leave_dropped(way: _Way) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Unpack
 from resource_monitor.errors import ConfigurationError
 from resource_monitor.middleware.bodies import BodyTooLarge
 from resource_monitor.middleware.environment import settle
-from resource_monitor.middleware.gate import Gate
+from resource_monitor.middleware.gate import ADMITTED, Gate
 from resource_monitor.middleware.losses import let_go
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.statistics import Statistics
-from resource_monitor.middleware.wsgi import ADMITTED, GatedApp
+from resource_monitor.middleware.wsgi import GatedApp
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -32,6 +32,10 @@ from resource_monitor.workers import Others
 
 logger = logging.getLogger("resource_monitor")
 
+ADMITTED = "resource_monitor.admitted"
+"""The key in a scope or environ of the :class:`Admitted` request, for frameworks that learn of a loss before their
+adapter does: who says ``lose()`` to it before an answer of 500 begins has that replaced."""
+
 _ALONE = Others(promised=0, in_flight=0, workers=0)
 
 DEFAULT_MIN_AVAILABLE = "clamp(16MiB, 5%, 512MiB)"

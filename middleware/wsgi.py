@@ -14,7 +14,7 @@ from resource_monitor.guard import thread_refusals
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
 from resource_monitor.middleware.environment import settle
-from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.middleware.gate import ADMITTED, Admitted, Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.refusing import Shed
@@ -30,9 +30,6 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 # PEP 3333 wants the error that a second start_response replaces an answer for; what it held is let go already.
 _REPLACING = (MemoryError, MemoryError(), None)
-
-ADMITTED = "resource_monitor.admitted"
-"""The key in ``environ`` of what :meth:`Gate.attempt` gave, for adapters that learn of a loss before this one does."""
 
 
 class GatedApp:

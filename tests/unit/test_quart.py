@@ -7,8 +7,7 @@ import pytest
 from machine import Service
 from quart import Quart, request
 
-from resource_monitor.middleware import MemoryBackpressureMiddleware, gate
-from resource_monitor.middleware.asgi import ADMITTED
+from resource_monitor.middleware import ADMITTED, MemoryBackpressureMiddleware, gate
 
 
 def test_an_app_that_says_so_is_answered_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,29 @@
+"""What belongs to one event loop of asyncio, for every adapter whose requests it serves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from resource_monitor.middleware.asgi_waiting import Room
+from resource_monitor.middleware.gate import Gate
+from resource_monitor.middleware.lag import Heartbeat
+
+
+class OnLoop:
+    """Who waits on ``loop`` for ``gate``, and how late it comes while requests are in flight."""
+
+    __slots__ = ("_heartbeat", "loop", "room")
+
+    def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.room = Room(gate, loop)
+        self._heartbeat = Heartbeat(gate, loop)
+
+    def begins(self) -> None:
+        """A request was let in."""
+        self._heartbeat.begin()
+
+    def ends(self) -> None:
+        """It left, and its memory may be free for one that waits."""
+        self._heartbeat.end()
+        self.room.left()
