@@ -17,14 +17,15 @@ from urllib.parse import parse_qs
 from resource_monitor.admission import Pressure
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import refusals
+from resource_monitor.middleware import checks
 from resource_monitor.middleware.flask import MemoryBackpressure
 from resource_monitor.middleware.gate import DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.readiness import Readiness
-from resource_monitor.middleware.responses import Answer
+from resource_monitor.middleware.responses import Answer, headers_for
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.monitor import MemoryMonitor, default_monitor
 from resource_monitor.sampling import UNBOUNDED
-from resource_monitor.units import Amount, format_size, parse_amount
+from resource_monitor.units import format_size
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -41,8 +42,7 @@ _EXIT = 3 / 2
 
 
 def _text(status: int, body: str, *more: tuple[str, str]) -> Answer:
-    headers = [("content-type", "text/plain; charset=utf-8"), ("cache-control", "no-store"), *more]
-    return Answer(status, headers, f"{body}\n".encode())
+    return Answer(status, [*headers_for("text/plain; charset=utf-8", None), *more], f"{body}\n".encode())
 
 
 _ANSWERS = {True: _text(200, "ok"), False: _text(503, "not ready")}
@@ -82,8 +82,8 @@ class HealthEndpoint:
             )
         if enter is None and follow is None:
             enter = DEFAULT_MIN_AVAILABLE
-        self._enter = _amount("enter", 0 if enter is None else enter)
-        self._exit = None if exit is None else _amount("exit", exit)
+        self._enter = checks.amount("enter", 0 if enter is None else enter)
+        self._exit = None if exit is None else checks.amount("exit", exit)
         self._by_memory = enter is not None or exit is not None
         self._follow = follow
         self._verbose = verbose
@@ -142,7 +142,7 @@ class HealthEndpoint:
         if not verbose:
             return _ANSWERS[ready]
         told = {"status": "ready" if ready else "not ready", **self._figures(statistics)}
-        headers = [("content-type", "application/json"), ("cache-control", "no-store")]
+        headers = headers_for("application/json", None)
         return Answer(200 if ready or asked == LIVE else 503, headers, json.dumps(told, indent=2).encode() + b"\n")
 
     def _ready(self, statistics: Statistics | None) -> bool:
@@ -243,10 +243,3 @@ def _asked(path: str, mount: str) -> str | None:
     if last in (LIVE, READY):
         return last
     return LIVE if mount.endswith(path) else None
-
-
-def _amount(name: str, value: int | str) -> Amount:
-    try:
-        return parse_amount(value)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{name}: {error}") from None

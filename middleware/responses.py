@@ -70,7 +70,7 @@ def phrase(status: int) -> str:
 
 
 def headers_for(content_type: str, retry_after: int | None, *, vary: str | None = None) -> list[Header]:
-    """What every refusal says of itself: nobody is to keep it, and when to come again (RFC 9110, section 10.2.3)."""
+    """What our answers say of themselves: nobody is to keep them, and when to come again (RFC 9110, section 10.2.3)."""
     headers = [("content-type", content_type), ("cache-control", "no-store")]
     if vary is not None:
         headers.append(("vary", vary))

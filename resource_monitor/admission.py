@@ -51,13 +51,13 @@ _DOWN_UNHURT, _DOWN, _UP = 1 / 8, 1 / 16, 1 / 16
 
 # Until it is known what a new class takes, a request is taken to need so many bytes, which says how many may be
 # unanswered at first, though never less than the second number. Four times as many may be when as many were answered
-# without memory growing unseen, twice as many when so many seconds passed without. Beyond the last number the class is
-# not new any more, nor is it when it lost a request to the guard, or as many were answered while memory grew unseen.
+# without memory growing unseen, twice as many when so many seconds passed without, or while what grew was seen for a
+# shorter time. Beyond the last number the class is not new any more, nor is it when its first requests were measured,
+# when it lost a request to the guard, or as many were answered while memory grew unseen.
 _COLD_COST, _COLD_LEAST, _COLD_STEP, _WARM = 12 << 20, 4, 0.5, 4096
 
-# What a class holds is measured while no more classes than this are in flight, and it is most of all that is: so many
-# parts of four.
-_TOGETHER, _MOST = 4, 3
+# What a class holds is measured while no more classes than this are in flight, and it has at least this share of it.
+_TOGETHER, _MOST = 4, 3 / 4
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
 # What the guard let pass may show later, half of it within so many seconds, and other processes tell within so many
@@ -226,6 +226,7 @@ class Admission:
         self._to_show = 0.0
         self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
         self._lag_at = -math.inf
+        # the headroom while nothing was in flight, against which is measured what is held
         self._idle: int | None = None
         self._measured_at = 0.0
 
@@ -424,7 +425,7 @@ class Admission:
         elif len(self._busy) <= _TOGETHER:
             held = max(0, self._idle - headroom) * self.in_flight / (self.in_flight + elsewhere)
             for route in self._busy:
-                if not route._measured and 4 * route.in_flight >= _MOST * self.in_flight:
+                if not route._measured and route.in_flight >= _MOST * self.in_flight:
                     route._area += held * elapsed
                     route._work += route.in_flight * elapsed
 

@@ -164,8 +164,8 @@ def workers(_: random.Random) -> Request:
     forked=True,
     limit_of="workers",
 )
-def forked(_: random.Random) -> Request:
-    return Request("/work?mb=8&delay=0.3&hold=0.2")
+def forked(rng: random.Random) -> Request:
+    return workers(rng)
 
 
 @scenario("0.1 s of waiting, then 8 MB in a NumPy array, held for 0.2 s", unloaded=0.31, rate=250)
