@@ -5,11 +5,12 @@ Figures are compared with the same requests let in unpaced, never with the time 
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from simulated import FLOOR, LOWEST, MB, Job, Service, Step, poisson
 
-from resource_monitor.admission import GAIN, Admission, Priority, Reason, Route
+from resource_monitor.admission import GAIN, Admission, Learned, Priority, Reason, Route
 
 
 def race(_: random.Random) -> tuple[str, list[Step]]:
@@ -151,37 +152,69 @@ def test_what_the_first_requests_held_says_how_many_may_start(job: Job, seed: in
     assert service.rate(service.good, 1, 2) > 0.92 * service.rate(service.good, 10, 20)
 
 
-def first_round(hold: Callable[[int], int], *, others: int = 0, elsewhere: int = 0, count: int = 8) -> Route:
-    """Requests that take half a second each, and what is left of 240 MB while so many tenths of a second are over."""
-    admission, route = Admission(40 * MB), Route()
+def first_round(
+    hold: Callable[[int], int],
+    *,
+    others: int = 0,
+    elsewhere: int = 0,
+    count: int = 8,
+    rounds: int = 1,
+    lost: int = 0,
+    tenth: float = 0.1,
+    learned: Learned | None = None,
+) -> tuple[Admission, Route]:
+    """Requests that take five tenths of a second, of all that is left 240 MB without what they ``hold`` by then."""
+    admission, route = Admission(40 * MB), Route(learned)
+    now = 100.0
     for _ in range(2):
-        admission.read(240 * MB, 0, 100.0, others=others, elsewhere=elsewhere)
-    for _ in range(count):
-        assert admission.decide(route, 240 * MB, 100.0) is None
-    for tenth in range(1, 6):
-        left = 240 * MB - hold(tenth)
-        admission.read(left, 240 * MB - left, 100 + tenth / 10, others=others, elsewhere=elsewhere)
-    for _ in range(count):
-        admission.ends(route, 100.5, lost=False, took=0.5)
-    return route
+        admission.read(240 * MB, 0, now, others=others, elsewhere=elsewhere)
+    for _ in range(rounds):
+        for _ in range(count + lost):
+            assert admission.decide(route, 240 * MB, now) is None
+        for part in range(1, 6):
+            left = 240 * MB - hold(part)
+            admission.read(left, 240 * MB - left, now + part * tenth, others=others, elsewhere=elsewhere)
+        now += 5 * tenth
+        for number in range(count + lost):
+            admission.ends(route, now, lost=number < lost, took=5 * tenth)
+    return admission, route
+
+
+def rate_after(hold: Callable[[int], int], **how: Any) -> float | None:
+    return first_round(hold, **how)[1].rate
 
 
 def test_as_many_start_as_fit_if_each_holds_what_the_first_held() -> None:
     # 8 of them held 80 MB for half a second: 10 MB × 0.5 s each, of 200 MB
-    assert first_round(lambda _: 80 * MB).rate == pytest.approx(40)
-    # none of it in the first half: 10 MB × 0.3 s
-    assert first_round(lambda tenth: 80 * MB if tenth > 2 else 0).rate == pytest.approx(200 / 3)
+    assert rate_after(lambda _: 80 * MB) == pytest.approx(40)
+    # none of it in the first two fifths: 10 MB × 0.3 s
+    assert rate_after(lambda tenth: 80 * MB if tenth > 2 else 0) == pytest.approx(200 / 3)
 
 
 def test_what_other_processes_hold_is_not_put_down_to_a_class() -> None:
     # as many are in flight elsewhere, and this process is one of two
-    assert first_round(lambda _: 160 * MB, others=1, elsewhere=8).rate == pytest.approx(20)
+    assert rate_after(lambda _: 160 * MB, others=1, elsewhere=8) == pytest.approx(20)
 
 
 def test_classes_that_hold_little_or_of_which_few_fit_begin_without_a_rate() -> None:
-    assert first_round(lambda _: 0).rate is None
-    assert first_round(lambda _: 200 * MB, count=8).rate == pytest.approx(16)
-    assert first_round(lambda _: 198 * MB, count=4).rate is None
+    assert rate_after(lambda _: 0) is None
+    assert rate_after(lambda _: 199 * MB, count=4, rounds=2) == pytest.approx(8, rel=0.01)
+    assert rate_after(lambda _: 201 * MB, count=4, rounds=2) is None
+
+
+def test_slow_requests_start_once_a_second_at_the_least() -> None:
+    # 10 MB × 40 s each, of 200 MB: one in two seconds
+    assert rate_after(lambda _: 80 * MB, tenth=8.0) == 1
+
+
+def test_a_class_that_lost_some_already_is_paced_by_that() -> None:
+    assert rate_after(lambda _: 80 * MB, lost=1) is None
+
+
+def test_a_class_that_was_measured_is_new_no_longer() -> None:
+    admission, route = first_round(lambda _: 8 * MB)  # 1 MB × 0.5 s each, so that 400 a second fit
+    # none of these is answered
+    assert {admission.decide(route, 240 * MB, 101 + tick / 390) for tick in range(150)} == {None}
 
 
 def test_among_others_nothing_is_measured() -> None:
@@ -194,6 +227,56 @@ def test_among_others_nothing_is_measured() -> None:
     for _ in range(8):
         admission.ends(light, 100.5, lost=False, took=0.5)
     assert light.rate is None
+
+
+def test_among_many_classes_none_is_measured() -> None:
+    admission, heavy = Admission(40 * MB), Route()
+    admission.read(240 * MB, 0, 100.0)
+    for route, count in ((heavy, 16), *((Route(), 1) for _ in range(4))):
+        for _ in range(count):
+            assert admission.decide(route, 240 * MB, 100.0) is None
+    admission.read(160 * MB, 80 * MB, 100.5)
+    for _ in range(8):
+        admission.ends(heavy, 100.5, lost=False, took=0.5)
+    assert heavy.rate is None
+
+
+def test_what_is_taken_unseen_begins_without_a_rate() -> None:
+    admission, route = Admission(40 * MB), Route()
+    admission.read(240 * MB, 0, 100.0)
+    for _ in range(8):
+        assert admission.decide(route, 240 * MB, 100.0) is None
+    admission.read(160 * MB, 0, 100.5)  # nothing of it passed the guard
+    for _ in range(8):
+        admission.ends(route, 100.6, lost=False, took=0.5)
+    assert route.unseen
+    assert route.rate is None
+
+
+def test_a_class_that_others_know_is_not_measured_again() -> None:
+    assert rate_after(lambda _: 80 * MB, learned=Learned(None, 0.0, None, None)) is None
+
+
+def started_at_once(reads: list[float]) -> int:
+    """How many requests of a new class may be unanswered when memory was seen to grow at each of these seconds."""
+    admission, route = Admission(40 * MB), Route()
+    admission.read(240 * MB, 0, 100.0)
+    count = 0
+    while admission.decide(route, 240 * MB, 100.0) is None:
+        count += 1
+    for number, second in enumerate(reads, 1):
+        admission.read((240 - 10 * number) * MB, 15 * number * MB, 100 + second)  # a part shows later
+    while admission.decide(route, 240 * MB, 100 + reads[-1]) is None:
+        count += 1
+    return count
+
+
+def test_a_new_class_doubles_once_in_a_quarter_of_a_second_however_often_memory_is_read() -> None:
+    at_first = 240 * MB // (12 << 20)
+    assert started_at_once([0.1]) == at_first
+    assert started_at_once([0.26]) == 2 * at_first
+    assert started_at_once([0.26, 0.28, 0.3, 0.32]) == 2 * at_first
+    assert started_at_once([0.26, 0.52]) == 4 * at_first
 
 
 def test_what_loses_nothing_is_not_paced() -> None:
