@@ -5,30 +5,14 @@ The sample app under Starlette: the ASGI middleware around the whole app. ``app.
 
 from __future__ import annotations
 
-import asyncio
-
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from stats import stats
-from work import BadQuery, Job
+from unprotected import healthz, work
 
 from resource_monitor.middleware import DEFAULT_EXEMPT, MemoryBackpressureMiddleware
-
-
-async def healthz(request: Request) -> Response:
-    return PlainTextResponse("ok\n")
-
-
-async def work(request: Request) -> Response:
-    try:
-        job = Job.from_query(request.query_params)
-    except BadQuery as error:
-        return PlainTextResponse(f"{error}\n", status_code=400)
-    for pause in job.run():
-        await asyncio.sleep(pause)
-    return PlainTextResponse("done\n")
 
 
 async def statistics(request: Request) -> Response:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from control import Control
+from matrix import MORE_THAN_THERE_IS, PIECE, PIECES
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -14,9 +15,6 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from resource_monitor.middleware import MemoryBackpressureMiddleware
-
-MORE_THAN_THERE_IS = 1 << 50
-PIECE, PIECES = b"x" * 65536, 8
 
 
 async def released() -> None:

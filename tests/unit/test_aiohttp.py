@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import io
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from aiohttp import WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 from asgi_client import until
+from held import held, take
 from machine import MIB, Service
 
 from resource_monitor import ConfigurationError, reserve
@@ -25,19 +25,6 @@ Client = TestClient[web.Request, web.Application]
 def _no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that runs the tests is spared the guard; the handlers raise what it would make CPython raise."""
     monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
-
-
-class Held:
-    """What a handler took, which is to be gone with the request."""
-
-
-held: list["weakref.ref[Held]"] = []
-
-
-def take() -> None:
-    taken = Held()
-    held.append(weakref.ref(taken))
-    raise MemoryError
 
 
 async def hello(request: web.Request) -> web.Response:

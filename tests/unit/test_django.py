@@ -4,7 +4,6 @@ import asyncio
 import gc
 import logging
 import sys
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
+from held import held, hold, take
 from machine import MIB, Service
 
 from resource_monitor import ConfigurationError, reserve
@@ -43,19 +43,6 @@ if not settings.configured:
     django.setup()
 
 
-class Held:
-    """What a view took, which is to be gone with the request."""
-
-
-held: list["weakref.ref[Held]"] = []
-
-
-def take() -> None:
-    taken = Held()
-    held.append(weakref.ref(taken))
-    raise MemoryError
-
-
 async def hello_on_loop(request: HttpRequest) -> HttpResponse:
     return HttpResponse("hello")
 
@@ -71,8 +58,7 @@ def exhaust(request: HttpRequest) -> HttpResponse:
 
 
 async def never(request: HttpRequest) -> HttpResponse:
-    taken = Held()
-    held.append(weakref.ref(taken))
+    taken = hold()  # noqa: F841
     await asyncio.Event().wait()
     return HttpResponse()
 

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import grpc
 import grpc.aio
 import pytest
 from asgi_client import until
+from held import held, take
 from machine import MIB, Service
 
 from resource_monitor import ConfigurationError, reserve
@@ -33,19 +33,10 @@ def _no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
 
 
-class Held:
-    """What a handler took, which is to be gone with the call."""
-
-
-held: list["weakref.ref[Held]"] = []
-
-
 def act(request: bytes, service: Service) -> bytes:
     """What all handlers do with a message."""
     if request == b"exhaust":
-        taken = Held()
-        held.append(weakref.ref(taken))
-        raise MemoryError
+        take()
     if request == b"reserve":
         with reserve(250 * MIB, monitor=service.monitor):
             raise AssertionError("there was no room")
