@@ -3,12 +3,12 @@
 import asyncio
 import contextlib
 import gc
-import weakref
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from held import held, take
 from machine import MIB, Service
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -182,10 +182,6 @@ def test_a_websocket_lost_after_it_was_accepted_is_the_servers_to_close(service:
 # --- what the failed request held ---
 
 
-class Block:
-    """Stands for the memory of a request."""
-
-
 @pytest.fixture
 def no_garbage_collector() -> Iterator[None]:
     gc.collect()
@@ -197,18 +193,17 @@ def no_garbage_collector() -> Iterator[None]:
 @pytest.mark.usefixtures("no_garbage_collector")
 @pytest.mark.parametrize("framework", [False, True])
 def test_the_next_request_finds_free_what_the_lost_one_held(service: Service, framework: bool) -> None:
-    held: list[weakref.ref[Block]] = []
+    held.clear()
     alive_at_refusal: list[bool] = []
 
     async def endpoint(request: Any) -> Response:
-        block = Block()
-        held.append(weakref.ref(block))
         try:
-            return out_of_memory()
+            take()
         except MemoryError as error:
             if framework:
                 raise RuntimeError("the framework wraps what goes wrong") from error
             raise
+        return Response()
 
     app = Starlette(routes=[Route("/", endpoint)]) if framework else (lambda scope, receive, send: endpoint(None))
 
@@ -219,6 +214,25 @@ def test_the_next_request_finds_free_what_the_lost_one_held(service: Service, fr
         await wrap(app, service)(http(), None, send)  # type: ignore[arg-type]
 
     asyncio.run(main())
+    assert alive_at_refusal == [False, False]
+
+
+@pytest.mark.usefixtures("no_garbage_collector")
+def test_an_app_that_answers_500_itself_holds_nothing_when_the_refusal_is_sent(service: Service) -> None:
+    held.clear()
+    alive_at_refusal: list[bool] = []
+
+    async def app(scope: Any, receive: Any, send: Send) -> None:
+        try:
+            take()
+        except MemoryError:
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            await send({"type": "http.response.body", "body": b"an error page"})
+
+    async def send(message: Message) -> None:
+        alive_at_refusal.append(held[0]() is not None)
+
+    asyncio.run(wrap(app, service)(http(), None, send))  # type: ignore[arg-type]
     assert alive_at_refusal == [False, False]
 
 

@@ -3,13 +3,13 @@
 import gc
 import logging
 import sys
-import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
 from flask import Flask
+from held import held, take
 from machine import MIB, Service
 
 from resource_monitor import reserve
@@ -197,10 +197,6 @@ def test_other_errors_go_on_to_the_server(service: Service) -> None:
     assert (middleware.statistics().wasted, middleware.statistics().in_flight) == (0, 0)
 
 
-class Block:
-    """Stands for the memory of a request."""
-
-
 @pytest.fixture
 def no_garbage_collector() -> Iterator[None]:
     gc.collect()
@@ -210,21 +206,32 @@ def no_garbage_collector() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_garbage_collector")
-def test_the_next_request_finds_free_what_the_lost_one_held(service: Service) -> None:
-    held: list[weakref.ref[Block]] = []
+@pytest.mark.parametrize("answered", [False, True])
+def test_the_next_request_finds_free_what_the_lost_one_held(service: Service, answered: bool) -> None:
+    held.clear()
 
     def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
-        block = Block()
-        held.append(weakref.ref(block))
         try:
-            raise MemoryError
+            take()
         except MemoryError as error:
-            raise RuntimeError("the framework wraps what goes wrong") from error
+            if not answered:
+                raise RuntimeError("the framework wraps what goes wrong") from error
+            start_response("500 Internal Server Error", [])
+        return [b"the framework's page"]
 
     middleware = wrap(app, service)
     response = middleware({"REQUEST_METHOD": "GET", "PATH_INFO": "/"}, Server().start_response)
     assert held[0]() is None
     response.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("no_garbage_collector")
+def test_flask_lets_go_of_what_the_lost_request_held(shop: Flask) -> None:
+    held.clear()
+    shop.add_url_rule("/take", "take", take)
+    with shop.test_client() as client:
+        assert client.get("/take").status_code == 503
+    assert held[0]() is None
 
 
 # --- Flask ---
