@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.documents import markdown, replace_between
 from benchmarks.overload.results import Row
 from benchmarks.overload.scenarios import SCENARIOS
 from benchmarks.overload.strategies import JEMALLOC, find
@@ -70,7 +71,7 @@ def table(rows: Sequence[Row]) -> str:
     lines = [["scenario", *strategies]]
     for scenario in scenarios:
         lines.append([scenario, *(str(known.get((scenario, name), "–")) for name in strategies)])
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def details(rows: Sequence[Row]) -> str:
@@ -85,7 +86,7 @@ def details(rows: Sequence[Row]) -> str:
         lines[-1] += [str(row.failed), str(row.wasted), f"{row.late_wasted} of {row.late_admitted}"]
         lines[-1] += [_seconds(row.p50_s), _seconds(row.p99_s)]
         lines[-1] += [str(row.kills), str(row.frozen), f"{row.peak_bytes / row.limit_bytes:.0%}"]
-    return _markdown(lines)
+    return markdown(lines)
 
 
 def kinds(rows: Sequence[Row]) -> str:
@@ -95,7 +96,7 @@ def kinds(rows: Sequence[Row]) -> str:
         for name, kind in row.kinds.items():
             lines.append([row.scenario, row.strategy, str(row.seed), name, str(kind.good), str(kind.offered)])
             lines[-1] += [f"{kind.quick:.1%}", _seconds(kind.p50_s), _seconds(kind.p99_s)]
-    return _markdown(lines) if len(lines) > 1 else ""
+    return markdown(lines) if len(lines) > 1 else ""
 
 
 def shed_though_cheap(rows: Sequence[Row]) -> list[str]:
@@ -147,13 +148,7 @@ def jemalloc_version() -> str:
 
 def write_docs(path: Path, rows: Sequence[Row], command: str) -> None:
     """Put the tables between the markers of ``path``, which is made when it does not exist."""
-    text = path.read_text() if path.exists() else f"# The overload arena\n\n{BEGIN}\n{END}\n"
-    before, found, rest = text.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not found or not closed:
-        raise ValueError(f"{path} has no {BEGIN} … {END}; add the two lines where the tables belong.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{before}{BEGIN}\n{_page(rows, command)}{END}{after}")
+    replace_between(path, BEGIN, END, _page(rows, command), title="The overload arena")
 
 
 def _page(rows: Sequence[Row], command: str) -> str:
@@ -183,12 +178,3 @@ def _rate(rows: Sequence[Row], scenario: str) -> str:
 
 def _seconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
-        "| " + " | ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([text[0], rule, *text[1:]])
