@@ -4,12 +4,13 @@
 # make lint   ruff, mypy, the import contract
 # make arena  the overload benchmark, in under 15 minutes; make arena-full: everything, and the fixed limits swept anew
 # make soak   ten minutes at twice what fits; make guard-cost: allocations with and without the guard
+# make bench  what the middleware costs, beside others: docs/cost.md; make instructions: that it costs no more than before
 
 PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard resource_monitor/_native/*.[ch] resource_monitor/_native/build.py)
 
-.PHONY: demo test servers coverage lint arena arena-full soak guard-cost clean
+.PHONY: demo test servers coverage lint arena arena-full soak guard-cost bench instructions clean
 
 demo: .venv/installed-demo
 	$(BIN)/python examples/demo.py $(ARGS)
@@ -42,6 +43,13 @@ soak: .venv/installed-dev
 
 guard-cost: .venv/installed-dev
 	$(BIN)/python -m benchmarks.guard_cost $(ARGS)
+
+bench: .venv/installed-dev
+	$(BIN)/python -m benchmarks.cost --json report/cost.json --docs $(ARGS)
+	$(BIN)/python -m benchmarks.cost.judge report/cost.json
+
+instructions: .venv/installed-dev
+	$(BIN)/python -m benchmarks.cost.instructions $(ARGS)
 
 clean:
 	rm -rf .venv build dist report *.egg-info resource_monitor/_native/*.so resource_monitor/_native/_probe.c
