@@ -1,22 +1,16 @@
 """What a middleware adds to one request: an empty app called in process, bare and behind each of them.
 
 pyperf's runner gives each benchmark processes of its own, one after the other, so that a machine that changes its pace
-in between would be taken for a difference. Here each process measures all of them in rounds: in every round each is
-called for about two milliseconds, in an order that turns from round to round, and what it adds is the difference to the
-bare app in the same round. pyperf keeps the values of several such processes.
-
-A request's scope is made anew for each call, before the clock starts. The event loop turns once in fifty calls, within
-the time of all alike, so that timers are run and cancelled ones swept.
+in between would be taken for a difference. Here each process measures all of them by turns (``rounds``), and what one
+adds is the difference to the bare app in the same round. pyperf keeps the values of several such processes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import statistics
 import sys
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
@@ -24,6 +18,7 @@ from typing import Any
 import pyperf
 
 from benchmarks.cost import peers, report
+from benchmarks.cost.rounds import TURN, Subject, Values, added, asgi_chunk, in_rounds, receive, send, wsgi_chunk
 from benchmarks.cost.table import Row, Table
 from benchmarks.cost.workers import run_worker
 from benchmarks.overload.strategies import JEMALLOC
@@ -34,18 +29,13 @@ NAME = "decision"
 LIMIT = 1 << 30
 """Of the cgroup that the processes run in, bytes: roomy, so that nothing is refused and yet everything decided."""
 
-_CHUNK = 0.002
-_TURN = 50
 # How many run at once while a class is made to be paced: more than would make admission hold it to a window.
 _TOGETHER = 8
-
-Values = dict[str, list[float]]
-"""Seconds a call by name, one for each round."""
 
 
 def measure(*, quick: bool) -> Table:
     """The table; ASGI and WSGI by turns."""
-    processes, rounds = (2, 30) if quick else (7, 150)
+    processes, rounds = (2, 10) if quick else (7, 40)
     runs: list[Values] = []
     for _ in range(processes):
         with ChildCgroup(LIMIT, label="cost") as cgroup:
@@ -82,78 +72,17 @@ def _rows(kind: str, runs: Sequence[Values]) -> list[Row]:
         if name == bare:
             rows.append(Row(name, (call, "", "", ""), figures))
             continue
-        added = statistics.median(_added(run, name, bare) for run in runs)
-        ratios = [_added(run, name, bare) / _added(run, no_op, bare) for run in runs]
-        figures |= {"seconds": added, "of no-op": statistics.median(ratios)}
+        more = statistics.median(added(run, name, bare) for run in runs)
+        ratios = [added(run, name, bare) / added(run, no_op, bare) for run in runs]
+        figures |= {"seconds": more, "of no-op": statistics.median(ratios)}
         if name != no_op:
-            figures["of ours"] = statistics.median(_added(run, name, bare) / _added(run, ours, bare) for run in runs)
-        cells = (call, f"{added * 1e6:.2f} µs", f"{figures['of no-op']:.1f} ×", report.spread(ratios, ".1f"))
+            figures["of ours"] = statistics.median(added(run, name, bare) / added(run, ours, bare) for run in runs)
+        cells = (call, f"{more * 1e6:.2f} µs", f"{figures['of no-op']:.1f} ×", report.spread(ratios, ".1f"))
         rows.append(Row(name, cells, figures))
     return rows
 
 
-def _added(run: Values, name: str, bare: str) -> float:
-    """Seconds, the median over the rounds of one process."""
-    return statistics.median(with_it - without for with_it, without in zip(run[name], run[bare], strict=True))
-
-
 # --- in a process of its own ---
-
-
-class _Variant:
-    """An app that is called in rounds: ``chunk`` makes so many calls or fewer, and gives the seconds of one."""
-
-    def __init__(self, name: str, chunk: Callable[[int], Awaitable[float]]) -> None:
-        self.name = name
-        self.chunk = chunk
-        self.calls = _TURN
-        self.values: list[float] = []
-
-    async def calibrate(self) -> None:
-        """Find how many calls take about the time of a chunk."""
-        for _ in range(20):
-            await self.round()
-        self.calls = max(1, round(_CHUNK / statistics.median(self.values) / _TURN)) * _TURN
-        self.values.clear()
-
-    async def round(self) -> None:
-        self.values.append(await self.chunk(self.calls))
-        await asyncio.sleep(0)  # a loop that does not turn for long lags
-
-
-async def _receive() -> Any:
-    raise AssertionError("an empty app receives nothing")
-
-
-async def _send(message: Any) -> None:
-    pass
-
-
-async def _asgi_chunk(app: peers.ASGIApp, calls: int) -> float:
-    batches = [[peers.scope() for _ in range(_TURN)] for _ in range(0, calls, _TURN)]
-    start = time.perf_counter()
-    for batch in batches:
-        for scope in batch:
-            await app(scope, _receive, _send)
-        await asyncio.sleep(0)
-    return (time.perf_counter() - start) / (len(batches) * _TURN)
-
-
-async def _wsgi_chunk(app: peers.WSGIApp, calls: int) -> float:
-    environs = [peers.environ() for _ in range(calls)]
-    start = time.perf_counter()
-    for environ in environs:
-        pieces = app(environ, _start_response)
-        for _ in pieces:
-            pass
-        close = getattr(pieces, "close", None)
-        if close is not None:
-            close()
-    return (time.perf_counter() - start) / calls
-
-
-def _start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
-    return None
 
 
 class _Paced:
@@ -169,13 +98,13 @@ class _Paced:
         await asyncio.sleep(0)
         # a fiftieth of what may start in a second may start at once, and is there again after so long; a class that is
         # held back and loses nothing may start more and more
-        while (bucket := int((rate := self._rate()) / 60)) < _TURN:
+        while (bucket := int((rate := self._rate()) / 60)) < TURN:
             many = (self._call(partial(self._work, lost=not rate and not number % 4)) for number in range(_TOGETHER))
             await asyncio.gather(*many)
-        calls = min(calls, bucket // _TURN * _TURN)
+        calls = min(calls, bucket // TURN * TURN)
         await asyncio.sleep(0.02)
         refused = self._app.statistics().shed
-        seconds = await _asgi_chunk(self._app, calls)
+        seconds = await asgi_chunk(self._app, peers.scope, calls)
         if self._app.statistics().shed != refused:
             raise RuntimeError("A request was refused for its pace while its cost was measured; run it again.")
         over.set()
@@ -190,7 +119,7 @@ class _Paced:
     async def _call(self, does: Callable[[Any], Awaitable[object]]) -> None:
         scope = peers.scope(query=b"does")
         scope["state"]["does"] = does
-        await self._app(scope, _receive, _send)
+        await self._app(scope, receive, send)
 
     @staticmethod
     async def _work(send: Any, *, lost: bool) -> None:
@@ -202,30 +131,22 @@ class _Paced:
 async def _statuses(app: peers.ASGIApp) -> list[int]:
     sent: list[Any] = []
 
-    async def send(message: Any) -> None:
+    async def keep(message: Any) -> None:
         sent.append(message)
 
-    await app(peers.scope(), _receive, send)
+    await app(peers.scope(), receive, keep)
     return [message["status"] for message in sent if "status" in message]
 
 
 async def _work(rounds: int) -> Values:
-    variants = []
+    subjects = []
     for name, app in peers.asgi():
         if await _statuses(app) != [200]:
             raise RuntimeError(f"{name} does not let the request through; the limits here are too narrow for it.")
-        chunk = _Paced(app).chunk if name == "ours, paced" else partial(_asgi_chunk, app)
-        variants.append(_Variant(f"ASGI, {name}", chunk))
-    variants += [_Variant(f"WSGI, {name}", partial(_wsgi_chunk, app)) for name, app in peers.wsgi()]
-    for variant in variants:
-        await variant.calibrate()
-    gc.collect()
-    gc.freeze()
-    for number in range(rounds):
-        first = number % len(variants)
-        for variant in variants[first:] + variants[:first]:
-            await variant.round()
-    return {variant.name: variant.values for variant in variants}
+        chunk = _Paced(app).chunk if name == "ours, paced" else partial(asgi_chunk, app, peers.scope)
+        subjects.append(Subject(f"ASGI, {name}", chunk))
+    subjects += [Subject(f"WSGI, {name}", partial(wsgi_chunk, app, peers.environ)) for name, app in peers.wsgi()]
+    return await in_rounds(subjects, rounds)
 
 
 if __name__ == "__main__":

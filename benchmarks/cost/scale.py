@@ -8,16 +8,16 @@ differs) or each its own. What is given is the difference to the bare app in the
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle
 from typing import Any
 
 from benchmarks.cost import peers, report
+from benchmarks.cost.rounds import TURN, Subject, Values, added, asgi_chunk, in_rounds, receive, send
 from benchmarks.cost.table import Row, Table
 from benchmarks.cost.workers import run_worker
 
@@ -25,25 +25,21 @@ NAME = "scale"
 
 IN_FLIGHT = (10, 1_000, 100_000)
 PATHS = (1, 10, 100, 1_000, 10_000)
-_CALLS = 500
-_TURN = 50
-
-Values = dict[str, list[float]]
-"""Seconds a call, less those of the bare app, one for each round, by row."""
+_BARE = "bare"
 
 
 def measure(*, quick: bool) -> Table:
     """The table; each row is compared with the first of its kind."""
-    processes, rounds = (1, 40) if quick else (5, 200)
+    processes, rounds = (1, 10) if quick else (5, 40)
     runs: list[Values] = [run_worker(__name__, str(rounds)) for _ in range(processes)]
     rows = []
     for kind in (in_flight_rows(), path_rows("one class"), path_rows("each its own")):
         first = kind[0]
         for name in kind:
-            added = [statistics.median(run[name]) for run in runs]
-            ratios = [statistics.median(run[name]) / statistics.median(run[first]) for run in runs]
+            more = [added(run, name, _BARE) for run in runs]
+            ratios = [added(run, name, _BARE) / added(run, first, _BARE) for run in runs]
             ratio = statistics.median(ratios)
-            figures = {"seconds": statistics.median(added), "of least": ratio}
+            figures = {"seconds": statistics.median(more), "of least": ratio}
             cells = (f"{figures['seconds'] * 1e6:.2f} µs", f"{ratio:.2f} ×", report.spread(ratios, ".2f"))
             rows.append(Row(name, cells, figures))
     return Table(
@@ -68,14 +64,6 @@ def path_rows(kind: str) -> list[str]:
 # --- in a process of its own ---
 
 
-async def _receive() -> Any:
-    raise AssertionError("an empty app receives nothing")
-
-
-async def _send(message: Any) -> None:
-    pass
-
-
 async def _hold(app: Any, count: int) -> None:
     """Have ``count`` requests in flight that began their answers and wait."""
 
@@ -86,8 +74,8 @@ async def _hold(app: Any, count: int) -> None:
     for number in range(count):
         scope = peers.scope(query=b"does")
         scope["state"]["does"] = wait
-        _held.add(asyncio.create_task(app(scope, _receive, _send)))
-        if number % _TURN == 0:
+        _held.add(asyncio.create_task(app(scope, receive, send)))
+        if number % TURN == 0:
             await asyncio.sleep(0)
     await asyncio.sleep(0)
     if app.statistics().in_flight != count:
@@ -109,39 +97,25 @@ def _named(number: int) -> str:
     return f"/pages/{letters}/parts"
 
 
-async def _timed(app: Any, paths: Iterator[str]) -> float:
-    batches = [[peers.scope(next(paths)) for _ in range(_TURN)] for _ in range(0, _CALLS, _TURN)]
-    start = time.perf_counter()
-    for batch in batches:
-        for scope in batch:
-            await app(scope, _receive, _send)
-        await asyncio.sleep(0)
-    return (time.perf_counter() - start) / _CALLS
+def _subject(name: str, app: Any, paths: Iterator[str]) -> Subject:
+    return Subject(name, partial(asgi_chunk, app, lambda: peers.scope(next(paths))))
 
 
 async def _work(rounds: int) -> Values:
-    subjects: list[tuple[str, Any, Iterator[str]]] = []
+    apps: dict[str, Any] = {}
+    subjects = [_subject(_BARE, peers.app, _paths(1, "one class"))]
     for name, count in zip(in_flight_rows(), IN_FLIGHT, strict=True):
-        app = peers.ours()
-        await _timed(app, _paths(1, "one class"))
+        apps[name] = app = peers.ours()
+        # once something is known of the class more than a few may start at once
+        await asgi_chunk(app, peers.scope, TURN)
         await _hold(app, count)
-        subjects.append((name, app, _paths(1, "one class")))
+        subjects.append(_subject(name, app, _paths(1, "one class")))
     for kind in ("one class", "each its own"):
         for name, count in zip(path_rows(kind), PATHS, strict=True):
-            app, paths = peers.ours(), _paths(count, kind)
-            for _ in range(2 * count // _CALLS):
-                await _timed(app, paths)
-            subjects.append((name, app, paths))
-    gc.collect()
-    gc.freeze()
-    values: Values = {name: [] for name, _, _ in subjects}
-    bare_paths = _paths(1, "one class")
-    for number in range(rounds):
-        bare = await _timed(peers.app, bare_paths)
-        first = number % len(subjects)
-        for name, app, paths in subjects[first:] + subjects[:first]:
-            values[name].append(await _timed(app, paths) - bare)
-    for name, app, _ in subjects:
+            apps[name] = peers.ours()
+            subjects.append(_subject(name, apps[name], _paths(count, kind)))
+    values = await in_rounds(subjects, rounds)
+    for name, app in apps.items():
         if shed := app.statistics().shed:
             raise RuntimeError(f"{shed} requests of {name!r} were refused while their cost was measured; run it again.")
     return values
