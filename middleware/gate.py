@@ -321,10 +321,11 @@ class Gate:
                 self._admission.ends(route, now, lost=lost, took=now - began)
                 self._tell(now)
 
-    def lagged(self, seconds: float) -> None:
-        """The event loop came so many seconds late."""
+    def lagged(self, seconds: float, *, queued: int = 0) -> None:
+        """The event loop came so many seconds late; ``queued`` connections wait to be accepted."""
         with self._lock:
-            self._admission.lagged(seconds, time.monotonic())
+            decided = self._admitted + self._exempt + self._shed.total()
+            self._admission.lagged(seconds, time.monotonic(), queued=queued, decided=decided)
 
     @property
     def in_flight(self) -> int:

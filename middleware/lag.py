@@ -1,10 +1,12 @@
-"""How late the event loop comes: while requests are in flight it is asked every 50 ms to come at once."""
+"""How late the event loop comes: while requests are in flight it is asked every 50 ms to come at once, and the kernel
+how many connections wait for it."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
+from resource_monitor.middleware.accept_queue import AcceptQueue
 from resource_monitor.middleware.gate import Gate
 
 _INTERVAL = 0.05
@@ -14,7 +16,7 @@ class Heartbeat:
     """Tells ``gate`` how late ``loop`` comes, between the first :meth:`begin` and the last :meth:`end`. Lives on that
     loop; nothing of it is left there once nothing is in flight."""
 
-    __slots__ = ("_due", "_gate", "_in_flight", "_loop", "_timer")
+    __slots__ = ("_due", "_gate", "_in_flight", "_loop", "_queue", "_timer")
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
         self._gate = gate
@@ -22,6 +24,7 @@ class Heartbeat:
         self._in_flight = 0
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._queue = AcceptQueue()
 
     def begin(self) -> None:
         """A request is in flight."""
@@ -42,5 +45,5 @@ class Heartbeat:
         self._timer = self._loop.call_later(_INTERVAL, self._beat)
 
     def _beat(self) -> None:
-        self._gate.lagged(max(0.0, time.monotonic() - self._due))
+        self._gate.lagged(max(0.0, time.monotonic() - self._due), queued=self._queue.length())
         self._arm()

@@ -4,8 +4,8 @@ no clock here, no file and no lock.
 Everything that changes the state of admission lives in this file. A request starts when all of these agree:
 
 * The *cap*: fewer than ``max_in_flight`` are in flight.
-* *Latency*: while the event loop lags, for longer than a moment, work in flight is bounded, for an answer that comes
-  too late is no good answer.
+* *Latency*: while the event loop lags, or connections wait to be accepted, for longer than a moment, work in flight is
+  bounded, for an answer that comes too late is no good answer.
 * The *gate*: what is left, less what is promised and what requests in flight are known to take yet, is at least the
   floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``.
 * *Cold start*: the first requests of a class say what it needs, so that few of them start in the same moment.
@@ -67,8 +67,8 @@ _NOISE, _LEAST, _SHOWS_WITHIN, _TOLD_WITHIN = 1 << 20, 1 << 17, 0.25, 0.1
 # miss, when a reading finds less than half of the floor, says that it is more.
 _FADES, _NEAR_MISS = 0.98, 1.3
 
-# The event loop lags when it came late by more than this many seconds at every beat for so long; then the work in
-# flight is cut to this share, and let grow again by this much.
+# The event loop lags when it came late by more than this many seconds at every beat for so long, or connections waited
+# longer for it; then the work in flight is cut to this share, and let grow again by this much.
 _LAG, _LAG_INTERVAL, _CUT, _REGROW = 0.05, 0.5, 0.8, 1.05
 
 # A service is shedding until nothing was refused for this many seconds, so that the state does not flap with every
@@ -225,7 +225,7 @@ class Admission:
         self._others = 0
         self._to_show = 0.0
         self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
-        self._lag_at = -math.inf
+        self._lag_at, self._decided = -math.inf, 0
         # the headroom while nothing was in flight, against which is measured what is held
         self._idle: int | None = None
         self._measured_at = 0.0
@@ -447,12 +447,18 @@ class Admission:
 
     # --- latency ---
 
-    def lagged(self, lag: float, now: float) -> None:
-        """Note that the event loop came ``lag`` seconds late at ``now``."""
+    def lagged(self, lag: float, now: float, *, queued: int = 0, decided: int = 0) -> None:
+        """Note that the event loop came ``lag`` seconds late at ``now``, when ``queued`` connections waited for one of
+        the processes to accept them, and ``decided`` requests had been decided here so far."""
         due = now - lag
         if due - self._lag_at > _LAG_INTERVAL / 2:  # the first beat, or the first after idling
             self._least_lag, self._lag_since = math.inf, due
-        self._lag_at = now
+            lag = math.inf if queued else lag  # for how long they wait will be known at the next
+        else:
+            # by the law of J. D. C. Little (1961): as many wait as come a second, times the seconds that each waits
+            accepted = max(1, decided - self._decided) * (1 + self._others)
+            lag = max(lag, queued * (now - self._lag_at) / accepted)
+        self._lag_at, self._decided = now, decided
         self._least_lag = min(self._least_lag, lag)
         if now - self._lag_since < _LAG_INTERVAL:
             return

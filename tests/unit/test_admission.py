@@ -181,6 +181,50 @@ def test_a_loop_that_was_stuck_for_long_lags() -> None:
     assert admission.cap == 8
 
 
+def queue_of(admission: Admission, queued: int, accepted: int, since: float = 1000.0) -> None:
+    """So many connections wait at every beat, none of which is late, and so many are accepted between two."""
+    for beat in range(14):
+        admission.lagged(0.0, since + 0.05 * beat, queued=queued, decided=beat * accepted)
+
+
+def test_connections_that_wait_for_longer_than_the_loop_may_lag_are_a_lag() -> None:
+    admission = Admission(0)
+    in_flight(admission, warm(), 10)
+    queue_of(admission, 12, 10)  # of 200 a second 12 wait, for 60 ms each
+    assert admission.cap == 8
+
+
+def test_connections_that_are_accepted_soon_are_none() -> None:
+    admission = Admission(0)
+    in_flight(admission, warm(), 10)
+    queue_of(admission, 9, 10)
+    assert admission.cap is None
+
+
+def test_connections_of_which_none_is_accepted_wait_for_long() -> None:
+    admission = Admission(0)
+    in_flight(admission, warm(), 10)
+    queue_of(admission, 2, 0)
+    assert admission.cap == 8
+
+
+def test_other_processes_accept_as_many() -> None:
+    admission = Admission(0)
+    admission.read(1 << 30, 0, 999.0, others=1)
+    in_flight(admission, warm(), 10)
+    queue_of(admission, 12, 10)
+    assert admission.cap is None
+    queue_of(admission, 24, 10, since=1001.0)
+    assert admission.cap == 8
+
+
+def test_what_waits_at_the_first_beat_has_no_rate_yet() -> None:
+    admission = Admission(0)
+    admission.lagged(0.0, 1000.0, queued=1000, decided=5)
+    lag(admission, 0.0, 1000.0, 1001.0)
+    assert admission.cap is None
+
+
 def test_other_classes_start_their_first_request_and_critical_ones_start_all() -> None:
     admission, route = lagging()
     ping = warm()

@@ -1,6 +1,7 @@
 """How late the event loop comes while requests are in flight."""
 
 import asyncio
+import socket
 import time
 from typing import Any
 
@@ -13,14 +14,21 @@ from resource_monitor.middleware.gate import Gate
 
 
 @pytest.fixture
-def lags(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def queues() -> list[int]:
+    """How many connections waited, as gates are told."""
+    return []
+
+
+@pytest.fixture
+def lags(monkeypatch: pytest.MonkeyPatch, queues: list[int]) -> list[float]:
     """What gates are told."""
     told: list[float] = []
     original = Gate.lagged
 
-    def lagged(gate: Gate, seconds: float) -> None:
+    def lagged(gate: Gate, seconds: float, *, queued: int) -> None:
         told.append(seconds)
-        original(gate, seconds)
+        queues.append(queued)
+        original(gate, seconds, queued=queued)
 
     monkeypatch.setattr(Gate, "lagged", lagged)
     return told
@@ -50,6 +58,16 @@ def test_one_that_only_takes_its_time_is_asked_about_again_and_again(service: Se
 
     run_for(MemoryBackpressureMiddleware(app, monitor=service.monitor))
     assert min(lags) >= 0
+
+
+def test_connections_that_wait_for_the_loop_are_told(service: Service, lags: list[float], queues: list[int]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while not lags:
+            await asyncio.sleep(0.01)
+
+    with socket.create_server(("localhost", 0)) as server, socket.create_connection(server.getsockname()):
+        run_for(MemoryBackpressureMiddleware(app, monitor=service.monitor))
+    assert queues[0] == 1
 
 
 def test_with_nothing_in_flight_the_loop_is_left_alone(service: Service, lags: list[float]) -> None:
