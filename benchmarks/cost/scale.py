@@ -8,6 +8,7 @@ differs) or each its own. What is given is the difference to the bare app in the
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import statistics
 import sys
@@ -104,12 +105,15 @@ def _subject(name: str, app: Any, paths: Iterator[str]) -> Subject:
 async def _work(rounds: int) -> Values:
     apps: dict[str, Any] = {}
     subjects = [_subject(_BARE, peers.app, _paths(1, "one class"))]
+    gc.disable()  # to look through that many requests takes so long that the loop is held to be overloaded
     for name, count in zip(in_flight_rows(), IN_FLIGHT, strict=True):
         apps[name] = app = peers.ours()
         # once something is known of the class more than a few may start at once
         await asgi_chunk(app, peers.scope, TURN)
         await _hold(app, count)
         subjects.append(_subject(name, app, _paths(1, "one class")))
+    gc.freeze()
+    gc.enable()
     for kind in ("one class", "each its own"):
         for name, count in zip(path_rows(kind), PATHS, strict=True):
             apps[name] = peers.ours()

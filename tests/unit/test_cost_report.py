@@ -31,9 +31,10 @@ def bounded(monkeypatch: pytest.MonkeyPatch, *bounds: Bound) -> None:
 OURS = Row("ASGI, ours", ("1.25 µs",), {"seconds": 1.25e-6, "of no-op": 5.0})
 
 
-def test_a_row_with_a_cell_too_few_or_too_many_is_no_row_of_its_table():
-    with pytest.raises(ValueError, match=r"'ours' has 2 cells for the 1 columns"):
-        table(Row("ours", ("1", "2"), {}))
+@pytest.mark.parametrize("cells", [(), ("1", "2")])
+def test_a_row_with_a_cell_too_few_or_too_many_is_no_row_of_its_table(cells: tuple[str, ...]):
+    with pytest.raises(ValueError, match=rf"'ours' has {len(cells)} cells for the 1 columns"):
+        table(Row("ours", cells, {}))
 
 
 def test_a_run_is_read_back_as_it_was_written():
