@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from resource_monitor import MemoryMonitor
 from resource_monitor.middleware import MemoryBackpressureMiddleware, WSGIMemoryBackpressureMiddleware
 
 ACCEPTED = Path(__file__).with_name("instructions.json")
@@ -37,9 +38,8 @@ KINDS = ("asgi bare", "asgi admitted", "asgi refused", "wsgi bare", "wsgi admitt
 
 _WARM_UP = 500
 _TURN = 50
-# Room for everything, and a floor just below it that leaves room for nothing.
-_ROOMY: dict[str, Any] = {"limit": "1GiB"}
-_FULL: dict[str, Any] = {"limit": "1GiB", "min_available": "1023MiB"}
+# There is room for everything, or the floor is just below it and leaves room for nothing.
+_LIMIT, _FULL = "1GiB", "1023MiB"
 
 Counts = dict[str, float]
 """Instructions a request by kind."""
@@ -162,14 +162,20 @@ def _wsgi(app: Any, requests: int) -> None:
             pieces.close()
 
 
+def _room() -> MemoryMonitor:
+    """Of each middleware its own: with that of the process it would tell other workers what it does wherever a cgroup
+    limits this process, and take more instructions there than elsewhere."""
+    return MemoryMonitor(limit=_LIMIT)
+
+
 def _work(requests: int) -> None:
     apps: tuple[tuple[Callable[[Any, int], None], Any, int], ...] = (
         (_asgi, _app, 0),
-        (_asgi, MemoryBackpressureMiddleware(_app, **_ROOMY), 0),
-        (_asgi, MemoryBackpressureMiddleware(_app, **_FULL), 1),
+        (_asgi, MemoryBackpressureMiddleware(_app, monitor=_room()), 0),
+        (_asgi, MemoryBackpressureMiddleware(_app, monitor=_room(), min_available=_FULL), 1),
         (_wsgi, _wsgi_app, 0),
-        (_wsgi, WSGIMemoryBackpressureMiddleware(_wsgi_app, **_ROOMY), 0),
-        (_wsgi, WSGIMemoryBackpressureMiddleware(_wsgi_app, **_FULL), 1),
+        (_wsgi, WSGIMemoryBackpressureMiddleware(_wsgi_app, monitor=_room()), 0),
+        (_wsgi, WSGIMemoryBackpressureMiddleware(_wsgi_app, monitor=_room(), min_available=_FULL), 1),
     )
     for call, app, refused in apps:
         call(app, _WARM_UP)
