@@ -24,8 +24,8 @@ logger = logging.getLogger("resource_monitor")
 
 DEFAULT_FLOOR = "clamp(8MiB, 1%, 256MiB)"
 """Room that large allocations leave for the event loop, the server and small steps: 8 MiB of 256 MiB, 256 MiB of
-64 GiB. The app's small steps may use half of it, the server's all but an eighth, which is left for what C libraries,
-sockets and page tables take unseen."""
+64 GiB. The app's small steps may use half of it, as may the server's buffers of less than 2 MiB, and the server's small
+steps all but an eighth, which is left for what C libraries, sockets and page tables take unseen."""
 
 IN_APP: int = lib.RM_IN_APP
 IN_SERVER: int = lib.RM_IN_SERVER
@@ -64,8 +64,8 @@ class AllocationGuard:
 
     ``floor`` is the headroom that allocations of 288 KiB and more must leave: bytes, a size (``"8MiB"``), a share of
     the smallest limit (``"1%"``) or a share between bounds (``"clamp(8MiB, 1%, 256MiB)"``, the default); growth by
-    smaller steps may use half of it, and the server's own work all but an eighth. ``monitor`` says which limits are
-    watched (default: the process's shared one).
+    smaller steps may use half of it, as may a server's buffers of less than 2 MiB, and the server's own small steps all
+    but an eighth. ``monitor`` says which limits are watched (default: the process's shared one).
 
     What it cannot see: memory that C extensions take from ``malloc`` themselves, such as NumPy's arrays, and other
     processes; it sees them in the usage, but cannot refuse them. Use :func:`~resource_monitor.reserve` for those.
@@ -94,7 +94,8 @@ class AllocationGuard:
 
     def install(self) -> None:
         """Begin to guard this process. Of a guard that is at work already it makes sure that allocations reach it: a
-        hook that was there first, such as tracemalloc's, takes it away with itself.
+        hook that was there first takes it away with itself. After tracemalloc's it comes back with the next reading, or
+        without a middleware once pymalloc needs an arena.
 
         Raises :class:`GuardError` when another guard is installed, or this interpreter cannot be guarded: a
         free-threaded build has allocators of its own.

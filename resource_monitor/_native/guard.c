@@ -40,6 +40,7 @@ enum {
     TINY = 512,                 /* pymalloc's own sizes; CPython 3.12 and 3.13 were seen to crash for want of one, */
     TINY_SHARE = 4,             /* so that these are refused later still; */
     SERVER_SHARE = 8,           /* the server's own work has all but this part: see rm_guard_place */
+    SERVER_LARGE = 2 << 20,     /* nor are its buffers large below this: gunicorn 27 reads 1 MiB of a body at a time */
     OBJECT_MOST = 512,          /* bytes: the largest blocks that pymalloc serves */
     TIMED = 64 << 10,           /* from this size on a budget also grows old, */
     SLICE = 2 << 20,            /* at which is looked once for so many bytes: to ask for the time is not free either */
@@ -77,6 +78,8 @@ typedef struct {
     void (*free)(void *ctx, void *ptr, size_t size);
 } arena_allocator_t;
 enum domain { RAW, MEM, OBJ, DOMAINS };
+
+enum { LOOK = 1 << 8 }; /* one more rm_guard_event, kept from Python: to see to it that we stay_linked() */
 
 static struct {
     void (*get)(int domain, allocator_t *allocator);
@@ -148,6 +151,8 @@ static int64_t now_ns(void)
 
 /* ---- the check ---- */
 
+static void stay_linked(void);
+
 static int announce(void *unused)
 {
     (void)unused;
@@ -156,8 +161,9 @@ static int announce(void *unused)
     void (*event)(int) = guard.event;
     guard.events = 0;
     release_lock();
-    if (events && event)
-        event(events);
+    stay_linked();
+    if (events & ~LOOK && event)
+        event(events & ~LOOK);
     return 0;
 }
 
@@ -188,6 +194,7 @@ static int read_limits(int tier, int64_t now)
         return error;
     guard.statistics.full_checks++;
     guard.full_at = now;
+    raise_event(LOOK);
     u64 limit = guard.outcome.tightest;
     u64 share = guard.watch.floor_share;
     u64 floor = limit == NO_LIMIT ? 0 : limit / 1000000 * share + limit % 1000000 * share / 1000000;
@@ -241,10 +248,24 @@ static bool refuse(size_t size, u64 headroom, bool small, int64_t now)
     return false;
 }
 
-/* Whether `size` more bytes may be taken; sets the next budget, and `charged` when the block is so large a part of what is
- * left that it is to be charged at once. The lock is held. */
-static bool check(size_t size, bool small, bool *charged)
+/* Of the floor one part in so many is to be left: all of it by what is large. */
+static int share_of(size_t size, bool arena)
 {
+    bool small = size < LARGE || arena;
+    if (place != RM_IN_SERVER)
+        return !small ? 1 : size <= TINY ? TINY_SHARE : SMALL_SHARE;
+    if (small)
+        return SERVER_SHARE;
+    /* Buffers end where the app's small steps do: they may be those of a task that the app left to the event loop, and
+     * none may take what tiny blocks need. One that cannot be charged is large. */
+    return size < SERVER_LARGE && usable_size ? SMALL_SHARE : 1;
+}
+
+/* Whether `size` more bytes may be taken, where such a share of the floor is to be left; sets the next budget, and `charged`
+ * when the block is so large a part of what is left that it is to be charged at once. The lock is held. */
+static bool check(size_t size, int share, bool *charged)
+{
+    bool small = share > 1;
     int64_t now = now_ns();
     unsigned int every = atomic_load_explicit(&refuse_every, memory_order_relaxed);
     *charged = false;
@@ -260,7 +281,6 @@ static bool check(size_t size, bool small, bool *charged)
         set_budget(0);
         return false;
     }
-    int share = !small ? 1 : place == RM_IN_SERVER ? SERVER_SHARE : size <= TINY ? TINY_SHARE : SMALL_SHARE;
     u64 floor = guard.floor / share;
     u64 needed = size > NO_LIMIT - floor ? NO_LIMIT : size + floor;
     int tier = now - guard.full_at >= FULL_INTERVAL ? RM_FULL : RM_USAGE;
@@ -381,23 +401,24 @@ static void *perform(enum operation operation, const allocator_t *from, void *bl
 static void *checked(enum operation operation, const allocator_t *from, void *block, size_t count, size_t size)
 {
     size_t bytes = count * size;
-    bool small = bytes < LARGE || operation == ARENA, charged = false;
+    int share = share_of(bytes, operation == ARENA);
+    bool charged = false;
     if (inside)
         return perform(operation, from, block, count, size);
     if (operation == REALLOC && block) {
         /* shrinking never fails; where growth cannot be told from it, only what is large is worth the risk */
-        if (usable_size ? bytes <= usable_size(block) : small)
+        if (usable_size ? bytes <= usable_size(block) : share > 1)
             return perform(operation, from, block, count, size);
     }
     inside = true;
     take_lock();
-    bool granted = check(bytes, small, &charged);
+    bool granted = check(bytes, share, &charged);
     void *result = NULL;
     if (charged) {
         bool again;
         int turn = begin_turn();
         if (turn >= 0)
-            granted = check(bytes, small, &again); /* others had theirs meanwhile */
+            granted = check(bytes, share, &again); /* others had theirs meanwhile */
         if (granted && (result = perform(operation, from, block, count, size)))
             charge(result, bytes);
         end_turn(turn);
@@ -553,7 +574,7 @@ void rm_guard_link(void)
     PyGILState_STATE state = PyGILState_Ensure();
     /* a debug hook's or another library's block does not start where malloc's does */
     const char *name = python.name ? python.name() : NULL;
-    if (!linked[RAW])
+    if (name || !linked[RAW])
         usable_size = name && (!strcmp(name, "pymalloc") || !strcmp(name, "malloc")) ? malloc_usable_size : NULL;
     for (int domain = RAW; domain < DOMAINS; domain++)
         if (bypassed(domain))
@@ -565,6 +586,21 @@ void rm_guard_link(void)
         arena_linked = true;
     }
     PyGILState_Release(state);
+}
+
+/* tracemalloc, when stopped, puts back what it found when started, whoever came since. CPython has a name for allocators
+ * among which is nobody's hook. Where another's is left it may call us, and two that call each other never end. */
+static void stay_linked(void)
+{
+    if (!python.name || !python.name())
+        return;
+    take_lock();
+    bool active = guard.active;
+    release_lock();
+    if (!active)
+        return;
+    rm_guard_link();
+    set_budget(0);
 }
 
 /* Begin to guard by `watch`; `event` is called with rm_guard_event bits when there is something to tell. 0, or ENOSYS
@@ -635,8 +671,13 @@ int *rm_guard_place(void) { return &place; }
 /* How often anything was refused on the calling thread. */
 u64 rm_guard_thread_refusals(void) { return thread_refusals; }
 
-/* Bytes that were let pass so far, on all threads: what of usage grows beyond that was taken unseen. */
-u64 rm_guard_passed(void) { return (u64)(atomic_load(&granted) - atomic_load(&budget)); }
+/* Bytes that were let pass so far, on all threads: what of usage grows beyond that was taken unseen. Asked after each
+ * reading, and so an occasion to see to it that allocations reach us. */
+u64 rm_guard_passed(void)
+{
+    stay_linked();
+    return (u64)(atomic_load(&granted) - atomic_load(&budget));
+}
 
 /* For tests: have every allocation checked, and every n-th that is larger than a small object refused; 0 ends it. */
 void rm_guard_refuse_every(unsigned int n)

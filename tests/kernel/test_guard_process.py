@@ -217,6 +217,80 @@ def test_a_guard_that_a_hook_below_took_away_is_there_again_once_installed_again
     assert run_python(child_cgroup(LIMIT), program) == [True, True]
 
 
+@pytest.mark.parametrize("mode", ["default", "malloc", "debug"])
+@pytest.mark.parametrize("occasion", ["a reading", "an arena"])
+def test_a_guard_that_tracemalloc_took_away_comes_back_by_itself(
+    child_cgroup: MakeCgroup, mode: str, occasion: str
+) -> None:
+    """With the next reading of whoever decides about requests, else once there is an arena that pymalloc asks for."""
+    if (mode, occasion) == ("malloc", "an arena"):
+        pytest.skip("there is no pymalloc")
+    program = (
+        PRELUDE
+        + """
+    from resource_monitor.guard import passed
+    before = allocators()
+    tracemalloc.start()
+    guard.install()
+    tracemalloc.stop()
+    states = [allocators()[0] == before[0]]
+    if sys.argv[1] == "a reading":
+        passed()
+    else:
+        time.sleep(0.15)  # everything is looked at once in 0.1 s
+        objects = [[n] for n in range(200_000)]
+    states.append(refused())
+    guard.uninstall()
+    print(json.dumps([*states, allocators() == before]))
+    """
+    )
+    assert run_python(child_cgroup(LIMIT), program, occasion, env={"PYTHONMALLOC": mode}) == [True] * 3
+
+
+def test_blocks_are_charged_again_once_tracemalloc_is_gone(child_cgroup: MakeCgroup) -> None:
+    """Above another hook they are not, since its block may not start where malloc's does."""
+    program = (
+        PRELUDE
+        + """
+    from resource_monitor.guard import passed
+    tracemalloc.start()
+    guard.install()
+    tracemalloc.stop()
+    passed()
+    blocks = []
+    try:
+        while len(blocks) < 100:
+            blocks.append(bytes(3 << 20))  # never touched
+    except MemoryError:
+        pass
+    print(json.dumps(len(blocks)))
+    """
+    )
+    assert 10 < run_python(child_cgroup(LIMIT), program) < 128 / 3
+
+
+def test_below_a_hook_that_hides_the_guard_nothing_is_linked_a_second_time(
+    child_cgroup: MakeCgroup, tmp_path: Path
+) -> None:
+    """It may call the guard for other blocks, and two hooks that call each other never end."""
+    source, hook = tmp_path / "hook.c", tmp_path / "hook.so"
+    source.write_text(HOOK + HIDING)
+    subprocess.run(["cc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", hook, source], check=True)
+    program = (
+        PRELUDE
+        + """
+    from resource_monitor.guard import passed
+    guard.install()
+    hook = ctypes.PyDLL(sys.argv[1])
+    hook.hiding_install()
+    above = allocators()
+    passed()
+    print(json.dumps([allocators() == above, refused()]))
+    """
+    )
+    assert run_python(child_cgroup(LIMIT), program, hook) == [True, True]
+
+
 HOOK = r"""
 #include <stddef.h>
 /* as a profiler's: counts what passes */
@@ -240,6 +314,17 @@ void hook_install(void)
 {
     allocator hook = {NULL, hook_malloc, hook_calloc, hook_realloc, hook_free};
     PyMem_GetAllocator(0, &below);
+    PyMem_SetAllocator(0, &hook);
+}
+"""
+HIDING = r"""
+/* has blocks of 4 KiB and a little more of its own */
+#include <stdlib.h>
+static void *hiding_malloc(void *self, size_t n) { return n < 8192 ? malloc(n) : below.malloc(below.ctx, n); }
+void hiding_install(void)
+{
+    PyMem_GetAllocator(0, &below);
+    allocator hook = {below.ctx, hiding_malloc, below.calloc, below.realloc, below.free};
     PyMem_SetAllocator(0, &hook);
 }
 """
