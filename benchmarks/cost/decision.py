@@ -21,6 +21,7 @@ from benchmarks.cost import peers, report
 from benchmarks.cost.rounds import TURN, Subject, Values, added, asgi_chunk, in_rounds, receive, send, wsgi_chunk
 from benchmarks.cost.table import Row, Table
 from benchmarks.cost.workers import run_worker
+from benchmarks.overload.asgi import App
 from benchmarks.overload.strategies import JEMALLOC
 from examples.child_cgroup import ChildCgroup
 
@@ -128,7 +129,7 @@ class _Paced:
             raise MemoryError
 
 
-async def _statuses(app: peers.ASGIApp) -> list[int]:
+async def _statuses(app: App) -> list[int]:
     sent: list[Any] = []
 
     async def keep(message: Any) -> None:

@@ -18,6 +18,7 @@ from slowapi.util import get_remote_address
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from benchmarks.overload.asgi import App, Receive, Scope, Send
 from benchmarks.overload.strategies import RESERVE, find
 from resource_monitor import Resource
 from resource_monitor.middleware import (
@@ -27,8 +28,7 @@ from resource_monitor.middleware import (
     WSGIMemoryBackpressureMiddleware,
 )
 
-Message = dict[str, Any]
-ASGIApp = Callable[..., Any]
+Environ = dict[str, Any]
 WSGIApp = Callable[..., Iterable[bytes]]
 
 PATH = "/items"
@@ -44,7 +44,7 @@ _HEADERS = [
 ]
 
 
-def scope(path: str = PATH, query: bytes = b"") -> Message:
+def scope(path: str = PATH, query: bytes = b"") -> Scope:
     """A request as uvicorn describes it, new in everything that it makes anew."""
     return {
         "type": "http",
@@ -64,12 +64,12 @@ def scope(path: str = PATH, query: bytes = b"") -> Message:
     }
 
 
-def environ(path: str = PATH) -> Message:
+def environ() -> Environ:
     """A request as gunicorn describes it, without the server's own keys."""
     return {
         "REQUEST_METHOD": "GET",
         "SCRIPT_NAME": "",
-        "PATH_INFO": path,
+        "PATH_INFO": PATH,
         "QUERY_STRING": "",
         "SERVER_NAME": "127.0.0.1",
         "SERVER_PORT": "8000",
@@ -85,7 +85,7 @@ def environ(path: str = PATH) -> Message:
     }
 
 
-async def app(scope: Message, receive: Any, send: Any) -> None:
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers at once; a request with a query does what ``scope["state"]["does"]`` does first."""
     if scope["query_string"]:
         await scope["state"]["does"](send)
@@ -93,7 +93,7 @@ async def app(scope: Message, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": _BODY})
 
 
-def wsgi_app(environ: Message, start_response: Any) -> list[bytes]:
+def wsgi_app(environ: Environ, start_response: Any) -> list[bytes]:
     """Answers at once."""
     start_response("200 OK", [("content-length", "5")])
     return [_BODY]
@@ -102,10 +102,10 @@ def wsgi_app(environ: Message, start_response: Any) -> list[bytes]:
 class NoOp:
     """The least that a pure ASGI middleware does."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: App) -> None:
         self.app = app
 
-    async def __call__(self, scope: Message, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
 
 
@@ -115,7 +115,7 @@ class WSGINoOp:
     def __init__(self, app: WSGIApp) -> None:
         self.app = app
 
-    def __call__(self, environ: Message, start_response: Any) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         return self.app(environ, start_response)
 
 
@@ -126,14 +126,14 @@ class WSGICheck:
         self.app = app
         self._admits = admits
 
-    def __call__(self, environ: Message, start_response: Any) -> Iterable[bytes]:
+    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
         if self._admits():
             return self.app(environ, start_response)
         start_response("503 Service Unavailable", [("content-length", "0"), ("retry-after", "1")])
         return [b""]
 
 
-def _priority(request: Message) -> Priority:
+def _priority(request: Scope) -> Priority:
     return Priority.DEFAULT
 
 
@@ -159,7 +159,7 @@ def ours(**options: Any) -> MemoryBackpressureMiddleware:
     return MemoryBackpressureMiddleware(app, **options)
 
 
-def asgi() -> Iterator[tuple[str, ASGIApp]]:
+def asgi() -> Iterator[tuple[str, App]]:
     """Names and apps, the bare one first. The cgroup's rules need a limit on it, and the Rust crate's jemalloc."""
     yield "bare", app
     yield "no-op", NoOp(app)
