@@ -38,6 +38,8 @@ def _reading() -> Iterator[Bound]:
     for depth in (1, 2, 4, 8):
         yield Bound("reading", f"usage only, {depth} deep", "seconds", AT_MOST, 2e-6 + depth * 0.8e-6)
         yield Bound("reading", f"full, {depth} deep", "seconds", AT_MOST, 40e-6)
+    for threads in ("1 thread", "4 threads", "16 threads"):
+        yield Bound("reading", f"full, 1 deep, jemalloc, {threads}", "seconds", AT_MOST, 40e-6)
 
 
 # The figures are ratios where they are not called seconds or bytes, and medians of one run.
