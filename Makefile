@@ -8,7 +8,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := pyproject.toml setup.py $(wildcard resource_monitor/_native/*.[ch] resource_monitor/_native/build.py)
+SOURCES := pyproject.toml setup.py $(wildcard resource_monitor/_native/*.[ch] resource_monitor/_native/turn/*.[ch] resource_monitor/_native/build.py)
 
 .PHONY: demo test servers coverage lint arena arena-full soak guard-cost bench instructions clean
 

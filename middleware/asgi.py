@@ -1,7 +1,8 @@
 """The ASGI adapter: pure ASGI, for Starlette, FastAPI and every other ASGI app.
 
 Owns the answer; ``asgi_waiting`` owns the waiting before it, ``asgi_body`` the receiving of the body, ``on_loop`` what
-belongs to the event loop.
+belongs to the event loop. A request without a body that starts under a grant is ``_native/turn``'s, and comes back here
+only when it fails.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Unpack
 
+from resource_monitor._native._turn import Door, Turn
 from resource_monitor.admission import Reason
 from resource_monitor.middleware.asgi_body import BodyReceive, Message, Receive, body_of, drain
 from resource_monitor.middleware.asgi_loops import running_loop
@@ -53,21 +55,38 @@ class MemoryBackpressureMiddleware:
         settled, names = settle(options)
         self._gate = Gate(names, **settled)
         self._here: OnLoop | None = None
+        self._enter: Callable[..., Turn | None] = _no_way
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        turn = self._enter(self.app, scope, receive, send)
+        if turn is None:
+            await self._ask(scope, receive, send)
+            return
+        try:
+            response = await turn
+        except BaseException as error:
+            try:
+                response = turn.response or self._respond(turn, send, scope, receive)
+                shed = response.shed_for(error)
+                if shed is None:
+                    raise
+                let_go(error)
+                if response.started:
+                    raise
+            finally:
+                turn.leave()
+        else:
+            shed = None if response is None or response.started else response.withheld
+        if shed is not None:
+            await self._refuse(shed, None, scope, receive, send)
+
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As :meth:`__call__`, for a request that has to be asked for."""
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         gate, body = self._gate, body_of(scope)
-        method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        ask = gate.ask(
-            scope,
-            method,
-            scope["path"],
-            scope.get("root_path", ""),
-            body.rest if body else 0,
-            preflight=method == "OPTIONS" and body is None and _is_preflight(scope),
-        )
+        ask = self._question(scope, body)
         if body is not None and body.exceeds(gate.max_body) and not gate.dry_run:
             await self._refuse(gate.count_refusal(ask, Reason.TOO_LARGE), body, scope, receive, send)
             return
@@ -97,6 +116,17 @@ class MemoryBackpressureMiddleware:
         if shed is not None:
             await self._refuse(shed, body, scope, receive, send)
 
+    def _question(self, scope: Scope, body: Body | None) -> Ask:
+        method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
+        return self._gate.ask(
+            scope,
+            method,
+            scope["path"],
+            scope.get("root_path", ""),
+            body.rest if body else 0,
+            preflight=method == "OPTIONS" and body is None and _is_preflight(scope),
+        )
+
     def statistics(self) -> Statistics:
         """What this middleware did so far."""
         return self._gate.statistics()
@@ -108,7 +138,16 @@ class MemoryBackpressureMiddleware:
             return None
         if here is None or here.loop is not loop:
             here = self._here = OnLoop(self._gate, loop)
+            door = Door(self._gate.turns, self._respond, _awaited, here.room.left)
+            here.look_at(door)
+            self._enter = door.enter
         return here
+
+    def _respond(self, turn: Turn, send: Send, scope: Scope, receive: Receive) -> _Response:
+        """What sends the answer of a request that may have to be refused after all."""
+        turn.ask = self._question(scope, None)
+        refuse = partial(self._refuse, body=None, scope=scope, receive=receive)
+        return _Response(send, turn, self._gate, refuse, started=turn.started)
 
     async def _run(
         self, ask: Ask, admitted: Admitted, body: Body | None, scope: Scope, receive: Receive, send: Send
@@ -166,14 +205,20 @@ class _Response:
     __slots__ = ("_admitted", "_gate", "_refuse", "_send", "_waited_for", "started", "withheld")
 
     def __init__(
-        self, send: Send, admitted: Admitted, gate: Gate, refuse: Callable[..., Coroutine[Any, Any, None]]
+        self,
+        send: Send,
+        admitted: Admitted | Turn,
+        gate: Gate,
+        refuse: Callable[..., Coroutine[Any, Any, None]],
+        *,
+        started: bool = False,
     ) -> None:
         self._send = send
         self._admitted = admitted
         self._gate = gate
         self._refuse = refuse
         self._waited_for = False
-        self.started = False
+        self.started = started
         self.withheld: Shed | None = None
 
     async def send(self, message: Message) -> None:
@@ -201,6 +246,14 @@ class _Response:
         if lost_to_memory(error):
             return self._gate.lost(self._admitted)
         return self._gate.too_large(self._admitted) if caused_by(error, BodyTooLarge) else None
+
+
+def _no_way(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Nobody starts unasked where no event loop was seen yet."""
+
+
+async def _awaited(app: Awaitable[None]) -> None:
+    await (as_app(app) if isinstance(app, Coroutine) else app)
 
 
 def _ends(message: Message) -> bool:

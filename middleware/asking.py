@@ -42,20 +42,20 @@ class Asking:
     """
 
     def __init__(self, request_cost: RequestCost, priority: PriorityOf | None, name: str = "request_cost") -> None:
-        self._cost_of: Callable[[Carrier], int] | None = None
-        self._cost = 0
+        self.cost_of: Callable[[Carrier], int] | None = None
+        self.cost = 0
         if callable(request_cost):
-            self._cost_of = request_cost
+            self.cost_of = request_cost
         else:
             try:
-                self._cost = parse_size(request_cost)
+                self.cost = parse_size(request_cost)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{name}: {error}") from None
         if priority is not None and not callable(priority):
             raise ConfigurationError(
                 f"priority={priority!r} cannot be called; give a function from the scope or environ to a Priority."
             )
-        self._priority_of = priority
+        self.priority_of = priority
         self._complaints: set[str] = set()
 
     def ask(
@@ -65,10 +65,10 @@ class Asking:
         return Ask(method, path, mount, self._need(carrier) + body, self._priority(carrier), preflight)
 
     def _need(self, carrier: Carrier) -> int:
-        if self._cost_of is None:
-            return self._cost
+        if self.cost_of is None:
+            return self.cost
         try:
-            cost = self._cost_of(carrier)
+            cost = self.cost_of(carrier)
             if isinstance(cost, int) and cost >= 0:
                 return cost
             self._complain("request_cost gave %r for a request, which is no number of bytes; it counts as 0.", cost)
@@ -77,10 +77,10 @@ class Asking:
         return 0
 
     def _priority(self, carrier: Carrier) -> Priority:
-        if self._priority_of is None:
+        if self.priority_of is None:
             return Priority.DEFAULT
         try:
-            priority = self._priority_of(carrier)
+            priority = self.priority_of(carrier)
             if priority in list(Priority):
                 return Priority(priority)
             self._complain("priority gave %r for a request, which is no Priority; it counts as DEFAULT.", priority)

@@ -31,3 +31,8 @@ class Counted:
         assert self._sampler is not None  # counted, as __init__ has seen
         left = self._sampler.headroom()
         return None if left >= self._floor else f"{left} {self._label} left, {self._floor} wanted"
+
+    @property
+    def fresh_until(self) -> float:
+        """How long the answer of :meth:`shortage` stands; seconds of :func:`time.monotonic`."""
+        return self._sampler.fresh_until if self._sampler is not None else 0.0

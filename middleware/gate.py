@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 
+from resource_monitor._native._turn import Turn, Turns
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import ensure_installed, guarded_floor, passed, refusals, unsupported
@@ -36,6 +37,8 @@ ADMITTED = "resource_monitor.admitted"
 """The key in a scope or environ of the :class:`Admitted` request, for frameworks that learn of a loss before their
 adapter does: who says ``lose()`` to it before an answer of 500 begins has that replaced."""
 
+_CLOCK = time.monotonic  # which C reads by itself
+
 _ALONE = Others(promised=0, in_flight=0, workers=0)
 
 DEFAULT_MIN_AVAILABLE = "clamp(16MiB, 5%, 512MiB)"
@@ -45,6 +48,10 @@ DEFAULT_MIN_AVAILABLE = "clamp(16MiB, 5%, 512MiB)"
 # Classes that lose nothing may go down to this part of the guard's floor. That is less than the half of it below which
 # small steps are refused, for what is left is not all that there is: pymalloc has room in the arenas that it holds.
 _LOWEST_SHARE = 2 / 5
+
+# Others on the same limit may promise, and take, what a grant takes for being left, so that it stands no longer than so
+# many seconds beside them; and what is left may be more than C counts.
+_BESIDE_OTHERS, _COUNTED_MOST = 0.005, 1 << 62
 
 
 class OnProbeError(StrEnum):
@@ -165,13 +172,26 @@ class Gate:
         self._stuck = stuck(on_stuck, stuck_after, name=names["on_stuck"], after_name=names["stuck_after"])
         self._admission = Admission(max_in_flight=checks.requests(names["max_in_flight"], max_in_flight))
         self._also = [Counted(resource, floor) for resource, floor in (also or {}).items()]
-        self._routes = Routes(self._learned)
+        self._routes = Routes(
+            self._learned,
+            idle=self._idle,
+            exempt=self._exempt_paths.match,
+            exact=self._exempt_paths.exact if self._exempt_paths.listed else None,
+            prefixes=self._exempt_paths.prefixes,
+            priority_of=self._asking.priority_of,
+            priorities=Priority,
+            cost=self._asking.cost,
+            cost_of=self._asking.cost_of,
+        )
+        self.turns: Turns = self._routes.turns
         self._lock = threading.Lock()
+        self._settled = _Settled(self)
         self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
         self._seen = -1
         self._refused_at: float | None = None
         self._left = 0
-        self.waiting = 0
+        self._told = 0
+        self._behind = False
         self.epoch = 0
         self._shed: Counter[Reason] = Counter()
         self._blind = False
@@ -214,10 +234,12 @@ class Gate:
             for counted in self._also:
                 if counted.shortage():
                     return Reason.COUNT
-            answer = self._begin(ask, headroom)
+            monitor = self._connected
+            assert monitor is not None  # it was read a moment ago
+            fresh_until = min([monitor.fresh_until, *(counted.fresh_until for counted in self._also)])
+            answer = self._begin(ask, headroom, fresh_until)
             if answer is Reason.MEMORY:
-                assert self._connected is not None  # it was read a moment ago
-                answer = self._begin(ask, self._connected.relieve())
+                answer = self._begin(ask, monitor.relieve())
         except ProbeError as error:
             if not self._undecided(error):
                 return Reason.PROBE_ERROR
@@ -231,7 +253,7 @@ class Gate:
         shed = self.count_refusal(ask, reason)
         if not self.dry_run:
             return shed
-        with self._lock:
+        with self._settled:
             route = self._routes.find(ask.method, ask.path)
             admitted = Admitted(self, route, ask, time.monotonic())
             self._admission.starts(route)
@@ -240,7 +262,7 @@ class Gate:
 
     def count_refusal(self, ask: Ask, reason: Reason, *, started: bool = False) -> Shed:
         """Count a refusal, of a request or of the rest of its body, and log the first of a time of shedding."""
-        with self._lock:
+        with self._settled:
             self._shed[reason] += 1
             began = is_stuck = False
             if reason is not Reason.TOO_LARGE:
@@ -262,14 +284,14 @@ class Gate:
             )
         return self.refusals.shed(ask, reason, started=started)
 
-    def lost(self, admitted: Admitted) -> Shed:
+    def lost(self, admitted: Admitted | Turn) -> Shed:
         """The request ran out of memory; told once, however often this is said."""
         admitted.lose()
         if admitted.shed is None or admitted.shed.reason is Reason.TOO_LARGE:
             admitted.shed = self.refusals.shed(admitted.ask, Reason.MEMORY, started=True)
         return admitted.shed
 
-    def too_large(self, admitted: Admitted) -> Shed:
+    def too_large(self, admitted: Admitted | Turn) -> Shed:
         """The request's body turned out too large; told once, however often this is said."""
         if admitted.shed is None:
             admitted.shed = self.refusals.shed(admitted.ask, Reason.TOO_LARGE, started=True)
@@ -313,7 +335,7 @@ class Gate:
 
     def leave(self, route: Route | None, began: float, *, lost: bool) -> None:
         """A request that began at ``began`` seconds is over; use :meth:`Admitted.leave`, which does this once."""
-        with self._lock:
+        with self._settled:
             self._in_flight -= 1
             self._wasted += lost
             if route is not None:
@@ -323,14 +345,23 @@ class Gate:
 
     def lagged(self, seconds: float, *, queued: int = 0) -> None:
         """The event loop came so many seconds late; ``queued`` connections wait to be accepted."""
-        with self._lock:
+        with self._settled:
             decided = self._admitted + self._exempt + self._shed.total()
             self._admission.lagged(seconds, time.monotonic(), queued=queued, decided=decided)
 
     @property
     def in_flight(self) -> int:
         """How many requests were let in and are not over."""
-        return self._in_flight
+        return self._in_flight + self.turns.in_flight
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for room."""
+        return self.turns.waiting
+
+    @waiting.setter
+    def waiting(self, count: int) -> None:
+        self.turns.waiting = count
 
     def waits(self, change: int) -> None:
         """So many more requests wait."""
@@ -339,9 +370,9 @@ class Gate:
 
     def statistics(self) -> Statistics:
         """The counts of this moment."""
-        self._settle()
+        self._update_pressure()
         monitor, ledger = self._connected, self._ledger
-        with self._lock:
+        with self._settled:
             return Statistics(
                 in_flight=self._in_flight,
                 admitted=self._admitted,
@@ -375,7 +406,7 @@ class Gate:
                 },
             )
 
-    def _settle(self) -> None:
+    def _update_pressure(self) -> None:
         """Bring the pressure up to date, which ends a time of shedding also where no request comes any more."""
         if self._admission.pressure is Pressure.OK:
             return
@@ -385,14 +416,17 @@ class Gate:
             if not self._admit_blindly:
                 return
             headroom = UNBOUNDED
-        with self._lock:
+        with self._settled:
             ended = self._admission.admitted(headroom, time.monotonic())
         if ended:
             _log_end(headroom)
 
-    def _begin(self, ask: Ask, headroom: int) -> Admitted | Reason:
-        """Ask admission, and begin the request if it may. Memory that is kept for others is not left for this one."""
-        with self._lock:
+    def _begin(self, ask: Ask, headroom: int, fresh_until: float = 0.0) -> Admitted | Reason:
+        """Ask admission, and begin the request if it may. Memory that is kept for others is not left for this one.
+        Those like it need not ask before ``fresh_until``, if admission grants that."""
+        with self._settled:
+            if self._behind:
+                raise MemoryError
             now = time.monotonic()
             admission, ledger = self._admission, self._ledger
             others = self._sharing.others(now) if self._sharing else _ALONE
@@ -405,7 +439,8 @@ class Gate:
             left = headroom
             if known and ledger is not None and (ask.need or ledger.promised):
                 left = ledger.left(headroom)
-            route = self._routes.find(ask.method, ask.path)
+            lane = self.turns.lane(ask.method, ask.path)
+            route = lane.route
             admitted = Admitted(self, route, ask, now)
             left -= others.promised
             reason = admission.decide(
@@ -427,9 +462,19 @@ class Gate:
                 raise
             self._tell(now)
             ended = admission.admitted(left, now)
+            if fresh_until:
+                spare = admission.grant(route, left - ask.need, others=others.workers)
+                if spare is not None:
+                    until = min(fresh_until, now + _BESIDE_OTHERS) if others.workers else fresh_until
+                    self.turns.grant(lane, admission.era, until, min(spare, _COUNTED_MOST))
         if ended:
             _log_end(headroom)
         return admitted
+
+    def _idle(self) -> None:
+        """The other workers know of requests in flight, and there are none."""
+        with self._settled:
+            self._tell(time.monotonic())
 
     def _tell(self, now: float) -> None:
         """Tell the other workers; the lock is held."""
@@ -439,6 +484,7 @@ class Gate:
         try:
             promised = max(0, self._seen - ledger.left(self._seen)) if ledger.promised else 0
             sharing.tell(promised + int(admission.unshown()), admission.in_flight)
+            self._told = admission.in_flight
             sharing.teach(self._routes.items(), now)
         except MemoryError:
             return  # the next request tells it
@@ -499,7 +545,9 @@ class Gate:
             self._guard = monitor.root == "/" and unsupported() is None
         if self._guard:
             ensure_installed(monitor)
-        self._ledger = ledger_of(monitor)
+        self._ledger = ledger = ledger_of(monitor)
+        self.turns.set_tab(ledger.tab)
+        self.turns.set_clock(None if monitor.clock is _CLOCK else monitor.clock)
         self._connected = monitor
         return monitor
 
@@ -510,7 +558,7 @@ class Gate:
         lowest = floor
         if self._adaptive and self._guard:
             lowest = min(floor, int(_LOWEST_SHARE * guarded_floor()))
-        with self._lock:
+        with self._settled:
             self._admission.floor, self._admission.lowest = floor, lowest
             self._admission.rebase()
         monitor.watch(floor)
@@ -541,11 +589,44 @@ class Gate:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self.epoch += 1
-        self._in_flight = self.waiting = 0
+        self._in_flight = self._told = 0
+        self.turns.forget()
         self._refused_at = None
         self._admission.forget()
         if self._stuck is not None:
             self._stuck.forget()
+
+
+class _Settled:
+    """The lock of ``gate``, and admission as it is once everything is told that was done under grants; meanwhile nobody
+    starts under one."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+
+    def __enter__(self) -> None:
+        gate = self._gate
+        gate._lock.acquire()
+        turns = gate.turns
+        gate._behind = False
+        if turns.close():
+            try:
+                while (used := turns.take()) is not None:
+                    _, started, _, ended, lost, *_ = used
+                    gate._admitted += started
+                    gate._in_flight += started - ended - lost
+                    gate._wasted += lost
+                    gate._admission.settle(*used)
+            except MemoryError:
+                gate._behind = True  # what is not told yet is the next time
+
+    def __exit__(self, *error: object) -> None:
+        gate, admission = self._gate, self._gate._admission
+        most = admission.max_in_flight
+        gate.turns.open(admission.era, admission.in_flight, -1 if most is None else most, gate._told)
+        gate._lock.release()
 
 
 def _log_end(headroom: int) -> None:

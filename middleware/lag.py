@@ -1,11 +1,16 @@
 """How late the event loop comes: while requests are in flight it is asked every 50 ms to come at once, and the kernel
-how many connections wait for it."""
+how many connections wait for it.
+
+To set a timer and take it back costs more than a request that starts under a grant does, so for these it stays set
+while they keep coming, and is set no more when none came since the last one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 
+from resource_monitor._native._turn import Door
 from resource_monitor.middleware.accept_queue import AcceptQueue
 from resource_monitor.middleware.gate import Gate
 
@@ -14,9 +19,10 @@ _INTERVAL = 0.05
 
 class Heartbeat:
     """Tells ``gate`` how late ``loop`` comes, between the first :meth:`begin` and the last :meth:`end`. Lives on that
-    loop; nothing of it is left there once nothing is in flight."""
+    loop; nothing of it is left there once nothing is in flight, or a beat later where requests came through ``door``,
+    which is open while the heart beats."""
 
-    __slots__ = ("_due", "_gate", "_in_flight", "_loop", "_queue", "_timer")
+    __slots__ = ("_came", "_due", "_gate", "_in_flight", "_loop", "_queue", "_timer", "door")
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
         self._gate = gate
@@ -25,6 +31,8 @@ class Heartbeat:
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._queue = AcceptQueue()
+        self.door: Door | None = None
+        self._came = (0, 0)
 
     def begin(self) -> None:
         """A request is in flight."""
@@ -35,15 +43,33 @@ class Heartbeat:
     def end(self) -> None:
         """It is over."""
         self._in_flight -= 1
-        if not self._in_flight and self._timer is not None:
+        if not self._in_flight and self._timer is not None and not self._others_come():
             self._timer.cancel()
-            self._timer = None
+            self._stop()
+
+    def _others_come(self) -> bool:
+        """Whether requests are on their way through the door, or may come that way."""
+        return self.door is not None and bool(
+            self.door.in_flight or self._came != (self.door.entered, self._gate.turns.grants)
+        )
+
+    def _stop(self) -> None:
+        self._timer = None
+        if self.door is not None:
+            self.door.shut()
 
     def _arm(self) -> None:
         # not the loop's own clock: uvloop's stands still while a step takes long
         self._due = time.monotonic() + _INTERVAL
         self._timer = self._loop.call_later(_INTERVAL, self._beat)
+        if self.door is not None:
+            self.door.open()
 
     def _beat(self) -> None:
         self._gate.lagged(max(0.0, time.monotonic() - self._due), queued=self._queue.length())
-        self._arm()
+        if self._in_flight or self._others_come():
+            if self.door is not None:
+                self._came = self.door.entered, self._gate.turns.grants
+            self._arm()
+        else:
+            self._stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from resource_monitor._native._turn import Door
 from resource_monitor.middleware.asgi_waiting import Room
 from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.lag import Heartbeat
@@ -18,6 +19,10 @@ class OnLoop:
         self.loop = loop
         self.room = Room(gate, loop)
         self._heartbeat = Heartbeat(gate, loop)
+
+    def look_at(self, door: Door) -> None:
+        """Requests come in through ``door`` too, without :meth:`begins` and :meth:`ends`."""
+        self._heartbeat.door = door
 
     def begins(self) -> None:
         """A request was let in."""

@@ -37,8 +37,9 @@ class ExemptPaths:
     def __init__(self, exempt: Exempt = DEFAULT_EXEMPT, name: str = "exempt") -> None:
         self._callable = exempt if callable(exempt) else None
         self._complained = False
-        self._exact: set[str] = set()
-        self._prefixes: tuple[str, ...] = ()
+        # of paths below no mount point, without a trailing slash, these two tell all where there is no callable
+        self.exact: set[str] = set()
+        self.prefixes: tuple[str, ...] = ()
         if callable(exempt):
             return
         if isinstance(exempt, str):
@@ -49,9 +50,14 @@ class ExemptPaths:
                     f"{name} path {pattern!r} can match no request; write it with a leading slash."
                 )
             if pattern.endswith("*"):
-                self._prefixes += (pattern[:-1],)
+                self.prefixes += (pattern[:-1],)
             else:
-                self._exact.add(_trim(pattern))
+                self.exact.add(_trim(pattern))
+
+    @property
+    def listed(self) -> bool:
+        """Whether they were given as paths, not as a callable."""
+        return self._callable is None
 
     def match(self, path: str, mount: str = "") -> bool:
         """Whether ``path`` is exempt; ``mount`` is the prefix under which the app is mounted."""
@@ -65,7 +71,7 @@ class ExemptPaths:
 
     def _matches(self, path: str) -> bool:
         if self._callable is None:
-            return _trim(path) in self._exact or path.startswith(self._prefixes)
+            return _trim(path) in self.exact or path.startswith(self.prefixes)
         try:
             return bool(self._callable(path))
         except Exception as error:

@@ -18,6 +18,10 @@ Everything that changes the state of admission lives in this file. A request sta
   few are in flight, rates are too coarse, and a small window takes the pace's place: up by steps, down by more, for the
   same share of losses.
 
+Between two readings the answer to a warm class that nothing binds is always the same, so it can be *granted*: until the
+reading is too old, its requests start without being asked for, and what started and ended so is told in bulk. Whatever
+may change the answer before that changes the ``era``, and with it revokes every grant.
+
 Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
 that grew by more than the guard let pass grew unseen, and is put down to the classes in flight. A class with unseen
 memory is held to what its requests were seen to take.
@@ -226,6 +230,8 @@ class Admission:
         self._to_show = 0.0
         self._least_lag, self._lag_since, self._capped = math.inf, 0.0, False
         self._lag_at, self._decided = -math.inf, 0
+        # grants of another era than this are void
+        self.era = 1
         # the headroom while nothing was in flight, against which is measured what is held
         self._idle: int | None = None
         self._measured_at = 0.0
@@ -277,17 +283,9 @@ class Admission:
     def ends(self, route: Route, now: float, *, lost: bool, took: float) -> None:
         """Note that a request of ``route`` is over after ``took`` seconds; ``lost`` to memory, or done."""
         assert route.in_flight > 0
-        self.in_flight -= 1
-        route.in_flight -= 1
-        route._refused_since = None
-        if route.in_flight == 0:
-            self._busy.discard(route)
-            route._taken = 0.0
+        self._leaves(route, 1)
         if lost:
-            route.lost += 1
-            route._lost += 1
-            if route.floor is not None:
-                route.floor = min(self.floor, route.floor + _UP * (self.floor - self.lowest))
+            self._loses(route)
         else:
             route._good += 1
             if not route._begun:
@@ -296,6 +294,24 @@ class Admission:
                 self._first_ends(route, now, took)
         if route.window is not None:
             _slide(route, lost=lost)
+        self._take_stock(route, now)
+
+    def _leaves(self, route: Route, count: int) -> None:
+        self.in_flight -= count
+        route.in_flight -= count
+        route._refused_since = None
+        if route.in_flight == 0:
+            self._busy.discard(route)
+            route._taken = 0.0
+
+    def _loses(self, route: Route) -> None:
+        self._revoke()
+        route.lost += 1
+        route._lost += 1
+        if route.floor is not None:
+            route.floor = min(self.floor, route.floor + _UP * (self.floor - self.lowest))
+
+    def _take_stock(self, route: Route, now: float) -> None:
         elapsed = now - route._since
         if route._good >= _RESULTS:
             enough = elapsed >= _SHORTEST and route._good + route._lost >= route._round
@@ -305,6 +321,8 @@ class Admission:
             self._lower(route)
             _forget(route)
             _count(route, now, elapsed)
+            if route.rate is not None or route.window is not None:
+                self._revoke()
 
     def starts(self, route: Route) -> None:
         """Count a request of ``route`` in flight that was not asked for, or was refused and starts all the same."""
@@ -314,6 +332,78 @@ class Admission:
         route._refused_since = None
         route._most = max(route._most, route.in_flight)
         self._busy.add(route)
+        if route.unseen:
+            self._revoke()
+
+    # --- starting without being asked for ---
+
+    def grant(self, route: Route, left: int, *, others: int = 0) -> int | None:
+        """How many bytes requests of ``route`` may promise that start without being asked for, as long as the reading
+        stands, the era lasts and fewer than ``max_in_flight`` are in flight; ``None`` when each is to be asked for.
+        ``left`` bytes are not promised, ``others`` are the other processes.
+
+        Under a grant :meth:`decide` would let in every one of them, whatever its priority: the class is warm and
+        measured, nothing binds it or takes memory unseen, and so much is left that the state stays what it is.
+        """
+        spare = left - math.ceil(_AMPLE * self.floor)
+        if (
+            spare < 0
+            or self.pressure is not Pressure.OK
+            or self.cap is not None
+            or (others and self.max_in_flight is not None)
+            or not route._measured
+            or not (route._cold >= _WARM or route.lost)
+            or route.rate is not None
+            or route.window is not None
+            or any(busy.unseen for busy in self._busy)
+            or route.unseen
+        ):
+            return None
+        return spare
+
+    def settle(
+        self,
+        route: Route,
+        started: int,
+        answered: int,
+        ended: int,
+        lost: int,
+        most: int,
+        first_start: float,
+        first_end: float,
+        last_end: float,
+    ) -> None:
+        """Note what was used of grants since this was last told: requests that ``started``, began their answer,
+        ``ended`` well, and were ``lost``; how many more than before were in flight at the ``most``; and when the first
+        started and ended well, and the last was over, seconds."""
+        if started:
+            if route.in_flight == 0 and route._good + route._lost == 0:
+                route._since, route._begun = first_start, False
+            route._most = max(route._most, route.in_flight + most)
+            self.in_flight += started
+            route.in_flight += started
+            self._busy.add(route)
+        route._unanswered += started - answered
+        route._answered += answered
+        if ended:
+            self._leaves(route, ended)
+            route._good += ended
+            if not route._begun:
+                route._since, route._begun = first_end, True
+            for _ in range(ended if route.window is not None else 0):
+                _slide(route, lost=False)
+        for _ in range(lost):
+            self._leaves(route, 1)
+            self._loses(route)
+            if route.window is not None:
+                _slide(route, lost=True)
+        if ended or lost:
+            self._take_stock(route, last_end)
+
+    def _revoke(self) -> None:
+        self.era += 1
+
+    # --- what may be left ---
 
     def wants(self, route: Route, need: int, priority: Priority) -> int:
         """What must be left, in bytes, for a request of ``route`` that will promise ``need`` to start."""
@@ -327,6 +417,7 @@ class Admission:
             route._unanswered, route._taken = 0, 0.0
         self._busy.clear()
         self.in_flight = 0
+        self._revoke()
 
     def floor_of(self, route: Route, priority: Priority = Priority.DEFAULT) -> float:
         """The headroom that requests of ``route`` leave, bytes."""
@@ -346,6 +437,7 @@ class Admission:
     def read(self, headroom: int, passed: int, now: float, *, others: int = 0, elsewhere: int = 0) -> None:
         """Note a reading: ``headroom`` bytes are left, and the guards let ``passed`` bytes pass since they began: this
         process's and those of ``others``, which have ``elsewhere`` requests in flight."""
+        self._revoke()
         self._measure(headroom, now, elsewhere)
         if others != self._others:
             self._others = others
@@ -390,6 +482,7 @@ class Admission:
     def rebase(self) -> None:
         """The limits changed: what the next reading differs by from the last one was not taken by anyone."""
         self._reading = self._told = None
+        self._revoke()
 
     def _grow(self, grown: float, *, near_miss: bool, now: float) -> None:
         """Put ``grown`` bytes down to the classes in flight, by what they are known to take."""
@@ -464,6 +557,7 @@ class Admission:
             return
         if self._least_lag > _LAG:
             self.cap = max(1.0, _CUT * min(self.in_flight, math.inf if self.cap is None else self.cap))
+            self._revoke()
         elif self.cap is not None:
             self.cap = max(self.cap + 1, self.cap * _REGROW) if self._capped else None
         self._least_lag, self._lag_since, self._capped = math.inf, now, False
@@ -485,6 +579,7 @@ class Admission:
         began = self.pressure is not Pressure.SHEDDING
         self.pressure = Pressure.SHEDDING
         self._last_refusal = now
+        self._revoke()
         return began
 
 

@@ -12,6 +12,7 @@ import threading
 import weakref
 from types import TracebackType
 
+from resource_monitor._native._turn import Tab
 from resource_monitor.errors import MemoryPressure, ProbeError
 from resource_monitor.guard import DEFAULT_FLOOR
 from resource_monitor.monitor import MemoryMonitor, default_monitor
@@ -33,22 +34,26 @@ class Ledger:
         self._monitor = weakref.ref(monitor)
         self._promises = Promises()
         self._owner = os.getpid()
+        self.tab = Tab()
+        """The promises to requests that start under a grant."""
 
     @property
     def promised(self) -> int:
         """All promises that count."""
-        return self._promises.total
+        return self._promises.total + self.tab.untold
 
     def left(self, headroom: int) -> int:
         """What of ``headroom`` is not promised; negative when more is."""
         with self._lock:
+            self._settle()
             return self._promises.left(headroom)
 
     def make(self, size: int) -> Promise:
         """Promise ``size`` of what :meth:`left` said a moment ago."""
         with self._lock:
             promise = Promise(self, size)  # before it is counted: there may be no memory for it
-            self._promises.make(size)
+            self._settle()
+            self._make(size)
             return promise
 
     def reserve(self, size: int) -> Promise:
@@ -59,6 +64,7 @@ class Ledger:
         tightest = monitor.tightest()
         floor = 0 if tightest == UNBOUNDED else _FLOOR.of(tightest)
         with self._lock:
+            self._settle()
             left = self._promises.left(monitor.headroom())
             if left < size + floor:
                 left = self._promises.left(monitor.relieve())
@@ -68,12 +74,25 @@ class Ledger:
                     f"promised, of which {format_size(floor)} are kept free; try again later or reserve less."
                 )
             promise = Promise(self, size)
-            self._promises.make(size)
+            self._make(size)
             return promise
+
+    def _settle(self) -> None:
+        """Bring in what requests were promised under grants; the lock is held."""
+        untold = self.tab.take()
+        if untold > 0:
+            self._promises.make(untold)
+        elif untold:
+            self._promises.end(-untold)
+
+    def _make(self, size: int) -> None:
+        self._promises.make(size)
+        self.tab.promise(size)
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self._promises.forget()
+        self.tab.take()
         self._owner = os.getpid()
 
 
@@ -93,10 +112,11 @@ class Promise:
         ledger = self._ledger
         with ledger._lock:
             if self._owner == ledger._owner:
+                ledger._settle()
                 if size < self.size:
                     ledger._promises.end(self.size - size)
                 else:
-                    ledger._promises.make(size - self.size)
+                    ledger._make(size - self.size)
                 self.size = size
 
     def take(self, size: int) -> None:

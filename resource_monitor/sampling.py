@@ -57,6 +57,16 @@ class Sampler(ABC):
             self._refresh()
         return self._headroom
 
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Tells the time in seconds."""
+        return self._clock
+
+    @property
+    def fresh_until(self) -> float:
+        """When the last reading will be too old; seconds of :attr:`clock`."""
+        return self._fresh_until
+
     def limits(self) -> tuple[Limit, ...]:
         """Every limit that was looked at, those that limit nothing included, read anew. Raises :class:`ProbeError`."""
         with self._lock:

@@ -1,5 +1,9 @@
-"""The only C of the project: ``probe.c`` reads what the kernel and the allocator say, without Python-level parsing."""
+"""The only C of the project: ``_probe`` reads what the kernel and the allocator say, without Python-level parsing, and
+guards allocations; ``_turn`` lets requests in for which Python need not be asked."""
 
+from resource_monitor._native import _turn
 from resource_monitor._native._probe import ffi, lib
 
 __all__ = ["ffi", "lib"]
+
+_turn.use_place(int(ffi.cast("uintptr_t", ffi.addressof(lib, "rm_guard_place"))))

@@ -1,4 +1,5 @@
-"""Requests, promises, readings and forks in any order: what is counted is there, and nothing is left at the end.
+"""Requests, grants, promises, readings and forks in any order: what is counted is there, nobody starts unasked who
+would not have been let in, and nothing is left at the end.
 
 The gate, admission, promises and readers are the real ones, on a directory tree and on a clock of the test's own. What
 the allocation guard let pass is made up, and a fork is what the hooks of ``os.register_at_fork`` make of one.
@@ -18,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from machine import MIB, Clock, Machine, Service
 
 from resource_monitor import reservation, sampling
-from resource_monitor.admission import Priority, Reason
+from resource_monitor._native._turn import Door, Turn
+from resource_monitor.admission import Learned, Priority, Reason, Route
 from resource_monitor.errors import MemoryPressure
 from resource_monitor.middleware import gate as gates
 from resource_monitor.middleware.asking import Ask
@@ -36,7 +38,7 @@ SECONDS = st.sampled_from([0.0, 0.001, 0.05, 0.3, 0.6, 1.1, 6.0])
 class Held:
     """A request in flight as it should be counted."""
 
-    admitted: Admitted
+    admitted: Admitted | Turn
     path: str
     promised: int = 0
     answered: bool = False
@@ -61,6 +63,8 @@ class AdmissionMachine(RuleBasedStateMachine):
         guarded=st.booleans(),
         on_probe_error=st.sampled_from(["admit", "refuse"]),
         min_available=st.sampled_from([None, 0, "24MiB", "10%"]),
+        request_cost=st.sampled_from([0, 0, MIB, 40 * MIB]),
+        known=st.booleans(),
     )
     def start(
         self,
@@ -69,11 +73,15 @@ class AdmissionMachine(RuleBasedStateMachine):
         guarded: bool,
         on_probe_error: str,
         min_available: str | int | None,
+        request_cost: int,
+        known: bool,
     ) -> None:
         self.patch.setattr(gates, "time", SimpleNamespace(monotonic=self.clock))
         self.patch.setattr(gates, "passed", lambda: self.passed)
         self.patch.setattr(gates, "ensure_installed", lambda monitor: None)
         self.patch.setattr(gates, "guarded_floor", lambda: 8 * MIB)
+        if known:  # to another worker: else no class is ever so well known that it gets a grant
+            self.patch.setattr(Gate, "_learned", lambda gate, name: Learned(None, 0.0, None, None))
         self.patch.setattr(reservation, "os", SimpleNamespace(getpid=lambda: self.pid))
         self.service = Service(Machine(self.root / "machine"), self.clock)
         self.used, self.limit = 32 * MIB, 256 * MIB
@@ -86,7 +94,11 @@ class AdmissionMachine(RuleBasedStateMachine):
             allocation_guard=guarded,
             on_probe_error=on_probe_error,
             min_available=min_available,
+            request_cost=request_cost,
         )
+        self.cost = request_cost
+        self.door = Door(self.gate.turns, lambda *_: None, lambda app: app, lambda: None)
+        self.door.open()
 
     # --- requests ---
 
@@ -113,6 +125,33 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert isinstance(final, Admitted) is gate.dry_run
         if isinstance(final, Admitted):
             self.held.append(Held(final, path))
+
+    @rule(path=st.sampled_from(PATHS), count=st.integers(1, 30))
+    def request_unasked(self, path: str, count: int) -> None:
+        """Under a grant, if there is one."""
+        for _ in range(count):
+            gate = self.gate
+            with gate._settled:
+                route = gate._routes.find("GET", path)
+                admission, alike = copy.deepcopy((gate._admission, route))
+            assert gate._ledger is not None
+            left = gate._ledger.left(self.headroom)
+            scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+            turn = self.door.enter(None, scope, None, None)
+            if turn is None:
+                return
+            self.held.append(Held(turn, path, self.cost))
+            assert path != "/livez"
+            assert self.readable
+            pressure = admission.pressure
+            assert admission.decide(alike, left, self.clock(), need=self.cost) is None
+            assert not admission.admitted(left, self.clock())
+            assert admission.pressure is pressure
+
+    @rule(path=st.sampled_from(PATHS), count=st.integers(1, 30))
+    def request_and_more_unasked(self, path: str, count: int) -> None:
+        self.request(path, Priority.DEFAULT, self.cost, gives_up=True)
+        self.request_unasked(path, count)
 
     @rule(reason=st.sampled_from([Reason.BODY, Reason.TOO_LARGE]))
     def refuse_a_body(self, reason: Reason) -> None:
@@ -151,13 +190,16 @@ class AdmissionMachine(RuleBasedStateMachine):
     @rule(data=st.data(), size=SIZES, taken=SIZES)
     def promise(self, data: st.DataObject, size: int, taken: int) -> None:
         held = data.draw(st.sampled_from(self.held))
-        self.gate.promise(held.admitted, size, taken=taken)
-        held.promised = size
+        if isinstance(held.admitted, Admitted):  # else it has no body
+            self.gate.promise(held.admitted, size, taken=taken)
+            held.promised = size
 
     @precondition(lambda self: self.held)
     @rule(data=st.data(), size=SIZES, promised=st.booleans())
     def ask_for_more(self, data: st.DataObject, size: int, promised: bool) -> None:
         held = data.draw(st.sampled_from(self.held))
+        if not isinstance(held.admitted, Admitted):
+            return
         if not held.admitted.exempt and self.gate.has_room(held.admitted, size, promised=promised):
             assert self.headroom >= size or not self.readable
 
@@ -165,7 +207,8 @@ class AdmissionMachine(RuleBasedStateMachine):
     @rule(data=st.data(), size=SIZES)
     def touch_what_is_over(self, data: st.DataObject, size: int) -> None:
         admitted = data.draw(st.sampled_from(self.over)).admitted
-        self.gate.promise(admitted, size)
+        if isinstance(admitted, Admitted):
+            self.gate.promise(admitted, size)
         admitted.lose()
         admitted.answered()
         admitted.leave()
@@ -256,6 +299,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def what_is_counted_is_there(self) -> None:
         if not hasattr(self, "gate"):
             return
+        assert self.gate.in_flight == len(self.held)
         found, admission = self.gate.statistics(), self.gate._admission
         assert found.in_flight == self.gate.in_flight == len(self.held)
         assert found.promised == sum(held.promised for held in self.held) + sum(size for _, size in self.reservations)
@@ -263,7 +307,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert found.shed == sum(found.shed_by_reason.values()) == self.shed
         assert admission.in_flight == sum(not held.admitted.exempt for held in self.held)
         for route in {self.gate._routes.find("GET", path) for path in PATHS}:
-            mine = [held for held in self.held if held.admitted._route is route]
+            mine = [held for held in self.held if self.route_of(held) is route]
             assert route.in_flight == len(mine)
             assert route._unanswered == sum(not held.answered for held in mine)
             assert (route in admission._busy) is bool(mine)
@@ -297,6 +341,9 @@ class AdmissionMachine(RuleBasedStateMachine):
         finally:
             self.patch.undo()
             shutil.rmtree(self.root)
+
+    def route_of(self, held: Held) -> Route | None:
+        return None if held.admitted.exempt else self.gate._routes.find("GET", held.path)
 
     @property
     def headroom(self) -> int:

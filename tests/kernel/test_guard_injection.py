@@ -45,6 +45,7 @@ def sanitized(tmp_path: Path) -> dict[str, str]:
     sources = [tmp_path / "generated.c", *native.glob("*.c")]
     compiler = ["cc", "-shared", "-fPIC", "-g", "-O1", "-std=gnu11", *SANITIZE, f"-I{include}", f"-I{native}"]
     subprocess.run([*compiler, *sources, "-o", native / f"_probe{suffix}", "-ldl"], check=True)
+    subprocess.run([*compiler, *native.glob("turn/*.c"), "-o", native / f"_turn{suffix}"], check=True)
     libraries = [
         subprocess.run(["cc", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
         for name in ("libasan.so", "libubsan.so")

@@ -1,0 +1,134 @@
+"""What turn/ offers to Python. Times are seconds of :func:`time.monotonic`, sizes bytes.
+
+Not thread-safe beyond what the GIL makes atomic: whoever changes grants holds the gate's lock.
+"""
+
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, final
+
+from resource_monitor.admission import Route
+
+def use_place(address: int, /) -> None:
+    """Where to find ``rm_guard_place``, the marks for the allocation guard."""
+
+def route_class(method: str, path: str, /) -> str:
+    """``"GET /users/{}/orders"``: what stands for one thing among many is left out; of an RPC nothing is."""
+
+@final
+class Lane:
+    """One class of requests; ``name`` is ``None`` for the one that those beyond the bound share."""
+
+    route: Route
+    name: str | None
+
+@final
+class Tab:
+    """Promises to requests that started under a grant, told to their ledger in bulk."""
+
+    untold: int
+    """What the ledger was not told yet; negative when more ended than was made."""
+    def promise(self, size: int, /) -> None:
+        """Somebody else promised ``size``, so that less is left for grants."""
+    def take(self) -> int:
+        """What was untold, and is told with this."""
+
+@final
+class Turns:
+    """The classes of one gate, and what was granted to them.
+
+    ``make`` gives the :class:`Route` of a new class by its name, and ``others`` is that of the classes beyond the bound.
+    ``idle`` is called when nothing is in flight while other workers were told otherwise. ``exempt`` is called with a
+    path and a mount point where the set ``exact`` and the ``prefixes`` do not tell, and always without ``exact``. A
+    request promises ``cost``, or what ``cost_of`` says; ``priority_of`` must give one of ``priorities``, or Python
+    decides.
+    """
+
+    waiting: int
+    """Requests that wait: while there are any, nobody starts under a grant."""
+    def __init__(
+        self,
+        *,
+        make: Callable[[str], Route],
+        others: Route,
+        idle: Callable[[], object] | None = None,
+        exempt: Callable[[str, str], bool] | None = None,
+        exact: set[str] | None = None,
+        prefixes: tuple[str, ...] = (),
+        priority_of: Callable[[Any], object] | None = None,
+        priorities: type | None = None,
+        cost: int = 0,
+        cost_of: Callable[[Any], int] | None = None,
+    ) -> None: ...
+    @property
+    def in_flight(self) -> int:
+        """Requests that started under grants less those that ended, since both were last taken."""
+    @property
+    def grants(self) -> int:
+        """How many were given so far."""
+    @property
+    def closed(self) -> bool: ...
+    def set_clock(self, clock: Callable[[], float] | None, /) -> None:
+        """Tell the time by ``clock``; ``None``: by the monotonic one."""
+    def set_tab(self, tab: Tab, /) -> None:
+        """Where promises are noted; without one there is no grant for requests that need any."""
+    def lane(self, method: str, path: str, /) -> Lane:
+        """The lane of a request's class, made if there was none."""
+    def lanes(self) -> list[Lane]:
+        """All, in the order in which they came."""
+    def close(self) -> bool:
+        """Let nobody start until :meth:`open`; whether anything is to be taken."""
+    def take(self) -> tuple[Route, int, int, int, int, int, float, float, float] | None:
+        """What was used of one class's grants, as :meth:`Admission.settle` takes it; ``None`` when that was all."""
+    def open(self, era: int, in_flight: int, most: int, told: int, /) -> None:
+        """Go on: grants of ``era`` stand, ``in_flight`` are of at ``most`` so many (negative: any number), and others
+        were ``told`` of so many."""
+    def grant(self, lane: Lane, era: int, until: float, spare: int, /) -> None:
+        """Let requests of ``lane`` start until then, as long as they and others promise no more than ``spare``."""
+    def forget(self) -> None:
+        """Nothing is in flight or granted any more: in a child process."""
+
+@final
+class Turn:
+    """A request that was let in under a grant. Awaited, it runs the app and leaves at its end; what it gives then is
+    ``response``. A ``None`` there means that the app's answer went straight to the server."""
+
+    ask: Any
+    shed: Any
+    @property
+    def lost(self) -> bool: ...
+    @property
+    def started(self) -> bool: ...
+    @property
+    def response(self) -> Any: ...
+    @property
+    def promise(self) -> None: ...
+    @property
+    def exempt(self) -> bool: ...
+    def lose(self) -> None: ...
+    def answered(self) -> None: ...
+    def leave(self) -> None: ...
+    def __await__(self) -> Generator[Any, Any, Any]: ...
+
+@final
+class Door:
+    """The way in on one event loop. ``respond`` gives what sends for a turn whose first message answers an error,
+    ``awaited`` a coroutine for what an app gave that is none; ``left`` is called when one leaves while others wait."""
+
+    def __init__(
+        self,
+        turns: Turns,
+        respond: Callable[[Turn, Any, Any, Any], Any],
+        awaited: Callable[[Any], Coroutine[Any, Any, Any]],
+        left: Callable[[], object],
+    ) -> None: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def entered(self) -> int:
+        """How many ever came in here."""
+    def open(self) -> None:
+        """From now on it is seen how late this thread's loop comes."""
+    def shut(self) -> None:
+        """Nobody looks any more."""
+    def enter(self, app: Any, scope: Any, receive: Any, send: Any, /) -> Turn | None:
+        """Let a request in, if it has no body and its class a grant; ``None``: it is to be asked for."""

@@ -1,0 +1,861 @@
+/* ASGI requests that start under a grant: the awaitable that runs the app, and the app's `send`.
+ *
+ * Each step of the app is marked as the app's for the allocation guard, each step of the server's `send` as the server's.
+ * What begins otherwise than with an answer, an error's or an odd awaitable, is handed to Python. */
+
+#include "turn.h"
+
+#include <pythread.h>
+#include <stddef.h>
+#include <string.h>
+#include <structmember.h>
+
+/* vectorcallfunc and its flag are in the stable ABI since 3.12, under which 3.8 and later work alike (PEP 590). */
+typedef PyObject *(*vectorcall)(PyObject *, PyObject *const *, size_t, PyObject *);
+#define HAVE_VECTORCALL (1UL << 11)
+#define VECTORCALL_OFFSET ((size_t)1 << (8 * sizeof(size_t) - 1))
+
+static PyTypeObject *door_type, *turn_type, *sender_type, *coroutine_type;
+static PyObject *s_type, *s_http, *s_method, *s_path, *s_root_path, *s_headers, *s_http_version, *s_status, *s_admitted,
+    *s_send, *s_throw, *s_close;
+
+/* What belongs to one event loop. */
+typedef struct {
+    PyObject_HEAD
+    Turns *turns;
+    PyObject *respond;      /* makes what sends answers that Python has to look at */
+    PyObject *awaited;      /* makes a coroutine of what an app gives that is none */
+    PyObject *left;         /* what is called when a request left while others wait */
+    unsigned long thread;   /* the loop's, while it is seen how late it comes; 0 otherwise */
+    long long in_flight;
+    long long entered;
+} Door;
+
+typedef struct sender Sender;
+
+/* A request, as what runs the app when awaited, and as what adapters find in the scope. */
+typedef struct {
+    PyObject_HEAD
+    Stay stay;
+    Door *door;             /* NULL: it left */
+    Sender *sender;         /* while it runs */
+    PyObject *app;          /* before it runs, */
+    PyObject *inner;        /* and then what is stepped */
+    PyObject *ask, *shed;   /* for Python */
+    bool marked;            /* its steps are the app's */
+    bool started;           /* the answer began */
+} Turn;
+
+/* The app's `send`, and what sends when awaited: of each only one at a time, others are made where more are needed. */
+struct sender {
+    PyObject_HEAD
+    vectorcall call;
+    Turn *turn;
+    Sender *first;          /* whose `response` it is, NULL: its own */
+    PyObject *scope, *receive, *send;
+    PyObject *response;     /* what Python sends with */
+    PyObject *message;      /* to be sent */
+    PyObject *inner;        /* being sent */
+    bool marked;            /* its steps are the server's */
+};
+
+/* ---- stepping ---- */
+
+static void restore_around(PyObject **what)
+{
+    PyObject *kind, *value, *trace;
+    PyErr_Fetch(&kind, &value, &trace);
+    Py_CLEAR(*what);
+    PyErr_Restore(kind, value, trace);
+}
+
+static PySendResult step(PyObject *inner, PyObject *arg, bool marked, int place, PyObject **result)
+{
+    if (!marked)
+        return PyIter_Send(inner, arg, result);
+    int *here = rm_place(), before = *here;
+    *here = place;
+    PySendResult done = PyIter_Send(inner, arg, result);
+    *here = before;
+    return done;
+}
+
+/* What `throw` was given, as one exception; the three arguments of old are deprecated. A new reference. */
+static PyObject *thrown(PyObject *const *args, Py_ssize_t count)
+{
+    if (count < 1 || count > 3) {
+        PyErr_SetString(PyExc_TypeError, "throw() takes an exception.");
+        return NULL;
+    }
+    if (PyExceptionInstance_Check(args[0]))
+        return Py_NewRef(args[0]);
+    if (!PyExceptionClass_Check(args[0])) {
+        PyErr_SetString(PyExc_TypeError, "exceptions must be classes or instances deriving from BaseException");
+        return NULL;
+    }
+    if (count > 1 && PyExceptionInstance_Check(args[1]))
+        return Py_NewRef(args[1]);
+    return PyObject_CallFunctionObjArgs(args[0], count > 1 && args[1] != Py_None ? args[1] : NULL, NULL);
+}
+
+/* As PyIter_Send, with an exception. */
+static PySendResult throw_into(PyObject *inner, PyObject *error, bool marked, int place, PyObject **result)
+{
+    PyObject *method = PyObject_GetAttr(inner, s_throw);
+    *result = NULL;
+    if (!method) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+            PyErr_Clear();
+            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+        }
+        return PYGEN_ERROR;
+    }
+    int *here = rm_place(), before = *here;
+    if (marked)
+        *here = place;
+    *result = PyObject_CallFunctionObjArgs(method, error, NULL);
+    *here = before;
+    Py_DECREF(method);
+    if (*result)
+        return PYGEN_NEXT;
+    if (!PyErr_ExceptionMatches(PyExc_StopIteration))
+        return PYGEN_ERROR;
+    PyObject *kind, *value, *trace;
+    PyErr_Fetch(&kind, &value, &trace);
+    PyErr_NormalizeException(&kind, &value, &trace);
+    *result = value ? PyObject_GetAttrString(value, "value") : NULL;
+    Py_XDECREF(kind);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return *result ? PYGEN_RETURN : PYGEN_ERROR;
+}
+
+static int close_inner(PyObject *inner, bool marked, int place)
+{
+    PyObject *method = PyObject_GetAttr(inner, s_close);
+    if (!method) {
+        bool missing = PyErr_ExceptionMatches(PyExc_AttributeError);
+        if (missing)
+            PyErr_Clear();
+        return missing ? 0 : -1;
+    }
+    int *here = rm_place(), before = *here;
+    if (marked)
+        *here = place;
+    PyObject *done = PyObject_CallNoArgs(method);
+    *here = before;
+    Py_DECREF(method);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
+}
+
+/* What a method gives for it: a value, or the error or StopIteration in place of one. */
+static PyObject *method_result(PySendResult done, PyObject *result)
+{
+    if (done == PYGEN_NEXT)
+        return result;
+    if (done == PYGEN_RETURN) {
+        PyObject *stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, result, NULL);
+        Py_DECREF(result);
+        if (stop) {
+            PyErr_SetObject(PyExc_StopIteration, stop);
+            Py_DECREF(stop);
+        }
+    }
+    return NULL;
+}
+
+/* What is to be stepped for something awaitable: itself where it is a coroutine; a new reference in place of the given. */
+static PyObject *steps_of(Door *door, PyObject *awaitable, bool *marked)
+{
+    *marked = awaitable && Py_TYPE(awaitable) == coroutine_type;
+    if (!awaitable || *marked)
+        return awaitable;
+    PyObject *coroutine = PyObject_CallFunctionObjArgs(door->awaited, awaitable, NULL);
+    Py_DECREF(awaitable);
+    return coroutine;
+}
+
+/* ---- Sender ---- */
+
+static bool is_for_an_error(PyObject *message)
+{
+    PyObject *status;
+    if (PyDict_CheckExact(message)) {
+        status = Py_XNewRef(PyDict_GetItemWithError(message, s_status));
+    } else {
+        status = PyObject_CallMethod(message, "get", "O", s_status);
+    }
+    bool found = false;
+    if (status && PyLong_Check(status)) {
+        long number = PyLong_AsLong(status);
+        found = number == 500 || number == 400;
+    }
+    Py_XDECREF(status);
+    return found;
+}
+
+static bool begin_sending(Sender *self)
+{
+    Turn *turn = self->turn;
+    Sender *first = self->first ? self->first : self;
+    PyObject *message = self->message;
+    self->message = NULL;
+    if (!turn->started && !first->response) {
+        bool odd = is_for_an_error(message);
+        if (PyErr_Occurred()) {
+            if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
+                Py_DECREF(message);
+                return false;
+            }
+            PyErr_Clear();
+        }
+        if (odd && turn->door) {
+            first->response = PyObject_CallFunctionObjArgs(
+                turn->door->respond, (PyObject *)turn, self->send, self->scope, self->receive, NULL);
+            if (!first->response) {
+                Py_DECREF(message);
+                return false;
+            }
+        }
+    }
+    if (first->response) {
+        PyObject *method = PyObject_GetAttr(first->response, s_send);
+        self->inner = method ? PyObject_CallFunctionObjArgs(method, message, NULL) : NULL;
+        Py_XDECREF(method);
+        self->marked = false; /* Python does that */
+        Py_DECREF(message);
+        return self->inner != NULL;
+    }
+    if (!turn->started) {
+        turn->started = true;
+        rm_stay_answered(&turn->stay);
+    }
+    self->marked = true;
+    self->inner = PyObject_CallFunctionObjArgs(self->send, message, NULL);
+    Py_DECREF(message);
+    if (self->inner && Py_TYPE(self->inner) != coroutine_type) {
+        unaryfunc iterate = (unaryfunc)PyType_GetSlot(Py_TYPE(self->inner), Py_am_await);
+        PyObject *iterator = NULL;
+        if (iterate)
+            iterator = iterate(self->inner);
+        else
+            PyErr_Format(PyExc_TypeError, "%R, which the server's send() gave, can't be awaited", self->inner);
+        Py_DECREF(self->inner);
+        self->inner = iterator;
+    }
+    return self->inner != NULL;
+}
+
+static PySendResult sender_step(Sender *self, PyObject *arg, PyObject **result)
+{
+    *result = NULL;
+    if (self->message) {
+        if (!begin_sending(self))
+            return PYGEN_ERROR;
+        arg = Py_None;
+    } else if (!self->inner) {
+        PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited send()");
+        return PYGEN_ERROR;
+    }
+    PySendResult done = step(self->inner, arg, self->marked, IN_SERVER, result);
+    if (done == PYGEN_RETURN)
+        Py_CLEAR(self->inner);
+    else if (done == PYGEN_ERROR)
+        restore_around(&self->inner);
+    return done;
+}
+
+static PyObject *sender_next(Sender *self)
+{
+    PyObject *result;
+    PySendResult done = sender_step(self, Py_None, &result);
+    return method_result(done, result);
+}
+
+static PyObject *sender_send(Sender *self, PyObject *value)
+{
+    PyObject *result;
+    PySendResult done = sender_step(self, value, &result);
+    return method_result(done, result);
+}
+
+static PyObject *sender_throw(Sender *self, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *error = thrown(args, count), *result = NULL;
+    if (!error)
+        return NULL;
+    PySendResult done = PYGEN_ERROR;
+    if (self->inner)
+        done = throw_into(self->inner, error, self->marked, IN_SERVER, &result);
+    else
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_DECREF(error);
+    if (done != PYGEN_NEXT) {
+        restore_around(&self->message);
+        restore_around(&self->inner);
+    }
+    return method_result(done, result);
+}
+
+static PyObject *sender_close(Sender *self, PyObject *unused)
+{
+    (void)unused;
+    Py_CLEAR(self->message);
+    PyObject *inner = self->inner;
+    self->inner = NULL;
+    int failed = inner ? close_inner(inner, self->marked, IN_SERVER) : 0;
+    if (inner)
+        restore_around(&inner);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static Sender *sender_new(Turn *turn, PyObject *scope, PyObject *receive, PyObject *send);
+
+static PyObject *sender_called(Sender *self, PyObject *const *args, size_t flags, PyObject *names)
+{
+    size_t count = (flags & ~VECTORCALL_OFFSET) + (names ? (size_t)PyTuple_Size(names) : 0);
+    if (count != 1) {
+        PyErr_SetString(PyExc_TypeError, "send() takes one message.");
+        return NULL;
+    }
+    Sender *idle = self;
+    if (self->message || self->inner) {
+        idle = sender_new(self->turn, self->scope, self->receive, self->send);
+        if (!idle)
+            return NULL;
+        idle->first = (Sender *)Py_NewRef((PyObject *)(self->first ? self->first : self));
+    } else {
+        Py_INCREF(self);
+    }
+    idle->message = Py_NewRef(args[0]);
+    return (PyObject *)idle;
+}
+
+static PyObject *sender_call(Sender *self, PyObject *args, PyObject *options)
+{
+    if (PyTuple_Size(args) == 1 && !options) {
+        PyObject *message = PyTuple_GetItem(args, 0);
+        return sender_called(self, &message, 1, NULL);
+    }
+    return sender_called(self, NULL, 0, NULL);
+}
+
+static int sender_traverse(Sender *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->turn);
+    Py_VISIT(self->first);
+    Py_VISIT(self->scope);
+    Py_VISIT(self->receive);
+    Py_VISIT(self->send);
+    Py_VISIT(self->response);
+    Py_VISIT(self->message);
+    Py_VISIT(self->inner);
+    return 0;
+}
+
+static int sender_clear(Sender *self)
+{
+    Py_CLEAR(self->message);
+    Py_CLEAR(self->inner);
+    Py_CLEAR(self->response);
+    Py_CLEAR(self->first);
+    Py_CLEAR(self->scope);
+    Py_CLEAR(self->receive);
+    Py_CLEAR(self->send);
+    Py_CLEAR(self->turn);
+    return 0;
+}
+
+static void sender_dealloc(Sender *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    sender_clear(self);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static Sender *sender_new(Turn *turn, PyObject *scope, PyObject *receive, PyObject *send)
+{
+    Sender *self = PyObject_GC_New(Sender, sender_type);
+    if (!self)
+        return NULL;
+    self->call = (vectorcall)sender_called;
+    self->turn = (Turn *)Py_NewRef((PyObject *)turn);
+    self->first = NULL;
+    self->scope = Py_NewRef(scope);
+    self->receive = Py_NewRef(receive);
+    self->send = Py_NewRef(send);
+    self->response = self->message = self->inner = NULL;
+    self->marked = false;
+    PyObject_GC_Track(self);
+    return self;
+}
+
+static PyMethodDef sender_methods[] = {
+    {"send", (PyCFunction)sender_send, METH_O, NULL},
+    {"throw", (PyCFunction)(void (*)(void))sender_throw, METH_FASTCALL, NULL},
+    {"close", (PyCFunction)sender_close, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef sender_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Sender, call), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyType_Slot sender_slots[] = {
+    {Py_tp_dealloc, sender_dealloc}, {Py_tp_traverse, sender_traverse}, {Py_tp_clear, sender_clear},
+    {Py_tp_call, sender_call}, {Py_tp_methods, sender_methods}, {Py_tp_members, sender_members},
+    {Py_am_await, PyObject_SelfIter}, {Py_am_send, sender_step}, {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, sender_next}, {0, NULL},
+};
+static PyType_Spec sender_spec = {
+    "resource_monitor._native._turn.Sender", sizeof(Sender), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | HAVE_VECTORCALL, sender_slots,
+};
+
+/* ---- Turn ---- */
+
+/* The request is over; however often this is said. */
+static int turn_end(Turn *self)
+{
+    Door *door = self->door;
+    if (!door)
+        return 0;
+    self->door = NULL;
+    door->in_flight--;
+    Py_CLEAR(self->sender);
+    Py_CLEAR(self->app);
+    Turns *turns = self->stay.turns;
+    Py_XINCREF(turns);
+    int failed = rm_stay_leave(&self->stay);
+    if (!failed && turns && turns->waiting && door->left && door->thread == PyThread_get_thread_ident()) {
+        PyObject *done = PyObject_CallNoArgs(door->left);
+        failed = done ? 0 : -1;
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(turns);
+    Py_DECREF(door);
+    return failed;
+}
+
+static PyObject *turn_get_response(Turn *self, void *unused)
+{
+    (void)unused;
+    return Py_NewRef(self->sender && self->sender->response ? self->sender->response : Py_None);
+}
+
+static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
+{
+    *result = NULL;
+    if (!self->inner) {
+        PyObject *app = self->app;
+        Sender *sender = self->sender;
+        if (!app || !sender || !self->door) {
+            PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited request");
+            return PYGEN_ERROR;
+        }
+        self->app = NULL;
+        PyObject *running = PyObject_CallFunctionObjArgs(app, sender->scope, sender->receive, (PyObject *)sender, NULL);
+        Py_DECREF(app);
+        self->inner = steps_of(self->door, running, &self->marked);
+        if (!self->inner)
+            return PYGEN_ERROR;
+        arg = Py_None;
+    }
+    PySendResult done = step(self->inner, arg, self->marked, IN_APP, result);
+    if (done == PYGEN_NEXT)
+        return done;
+    if (done == PYGEN_ERROR) {
+        restore_around(&self->inner);
+        return done;
+    }
+    Py_CLEAR(self->inner);
+    Py_DECREF(*result);
+    *result = turn_get_response(self, NULL);
+    if (turn_end(self)) {
+        Py_CLEAR(*result);
+        return PYGEN_ERROR;
+    }
+    return PYGEN_RETURN;
+}
+
+static PyObject *turn_next(Turn *self)
+{
+    PyObject *result;
+    PySendResult done = turn_step(self, Py_None, &result);
+    return method_result(done, result);
+}
+
+static PyObject *turn_send(Turn *self, PyObject *value)
+{
+    PyObject *result;
+    PySendResult done = turn_step(self, value, &result);
+    return method_result(done, result);
+}
+
+static PyObject *turn_throw(Turn *self, PyObject *const *args, Py_ssize_t count)
+{
+    PyObject *error = thrown(args, count), *result = NULL;
+    if (!error)
+        return NULL;
+    PySendResult done = PYGEN_ERROR;
+    if (self->inner)
+        done = throw_into(self->inner, error, self->marked, IN_APP, &result);
+    else
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    Py_DECREF(error);
+    if (done == PYGEN_NEXT)
+        return result;
+    restore_around(&self->app);
+    restore_around(&self->inner);
+    if (done == PYGEN_RETURN) {
+        Py_DECREF(result);
+        result = turn_get_response(self, NULL);
+        if (turn_end(self)) {
+            Py_DECREF(result);
+            return NULL;
+        }
+    }
+    return method_result(done, result);
+}
+
+static PyObject *turn_close(Turn *self, PyObject *unused)
+{
+    (void)unused;
+    Py_CLEAR(self->app);
+    PyObject *inner = self->inner;
+    self->inner = NULL;
+    int failed = inner ? close_inner(inner, self->marked, IN_APP) : 0;
+    if (inner)
+        restore_around(&inner);
+    if (failed)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *turn_lose(Turn *self, PyObject *unused)
+{
+    (void)unused;
+    self->stay.lost = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *turn_answered(Turn *self, PyObject *unused)
+{
+    (void)unused;
+    rm_stay_answered(&self->stay);
+    Py_RETURN_NONE;
+}
+
+static PyObject *turn_leave(Turn *self, PyObject *unused)
+{
+    (void)unused;
+    if (turn_end(self))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *turn_get_none(Turn *self, void *unused)
+{
+    (void)self, (void)unused;
+    Py_RETURN_NONE;
+}
+
+static PyObject *turn_get_false(Turn *self, void *unused)
+{
+    (void)self, (void)unused;
+    Py_RETURN_FALSE;
+}
+
+static int turn_traverse(Turn *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->stay.turns);
+    Py_VISIT(self->door);
+    Py_VISIT(self->sender);
+    Py_VISIT(self->app);
+    Py_VISIT(self->inner);
+    Py_VISIT(self->ask);
+    Py_VISIT(self->shed);
+    return 0;
+}
+
+/* What may refer back to it; the gate it holds until it leaves. */
+static int turn_clear(Turn *self)
+{
+    Py_CLEAR(self->sender);
+    Py_CLEAR(self->app);
+    Py_CLEAR(self->inner);
+    Py_CLEAR(self->ask);
+    Py_CLEAR(self->shed);
+    return 0;
+}
+
+static void turn_dealloc(Turn *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->door) { /* nobody ran it to its end */
+        PyObject *kind, *value, *trace;
+        PyErr_Fetch(&kind, &value, &trace);
+        if (turn_end(self))
+            PyErr_WriteUnraisable(NULL);
+        PyErr_Restore(kind, value, trace);
+    }
+    turn_clear(self);
+    Py_XDECREF(self->stay.turns);
+    Py_XDECREF(self->door);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef turn_methods[] = {
+    {"send", (PyCFunction)turn_send, METH_O, NULL},
+    {"throw", (PyCFunction)(void (*)(void))turn_throw, METH_FASTCALL, NULL},
+    {"close", (PyCFunction)turn_close, METH_NOARGS, NULL},
+    {"lose", (PyCFunction)turn_lose, METH_NOARGS, NULL},
+    {"answered", (PyCFunction)turn_answered, METH_NOARGS, NULL},
+    {"leave", (PyCFunction)turn_leave, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef turn_members[] = {
+    {"ask", T_OBJECT, offsetof(Turn, ask), 0, NULL},
+    {"shed", T_OBJECT, offsetof(Turn, shed), 0, NULL},
+    {"lost", T_BOOL, offsetof(Turn, stay.lost), READONLY, NULL},
+    {"started", T_BOOL, offsetof(Turn, started), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyGetSetDef turn_getset[] = {
+    {"response", (getter)turn_get_response, NULL, NULL, NULL},
+    {"promise", (getter)turn_get_none, NULL, NULL, NULL},
+    {"exempt", (getter)turn_get_false, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot turn_slots[] = {
+    {Py_tp_dealloc, turn_dealloc}, {Py_tp_traverse, turn_traverse}, {Py_tp_clear, turn_clear},
+    {Py_tp_methods, turn_methods}, {Py_tp_members, turn_members},
+    {Py_tp_getset, turn_getset}, {Py_am_await, PyObject_SelfIter}, {Py_am_send, turn_step},
+    {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, turn_next}, {0, NULL},
+};
+static PyType_Spec turn_spec = {
+    "resource_monitor._native._turn.Turn", sizeof(Turn), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION, turn_slots,
+};
+
+/* ---- Door ---- */
+
+/* Whether the headers announce no body; when in doubt they do. */
+static bool without_body(PyObject *scope, PyObject *method)
+{
+    PyObject *headers = PyDict_GetItemWithError(scope, s_headers);
+    bool list = headers && PyList_CheckExact(headers), tuple = headers && PyTuple_CheckExact(headers), zero = false;
+    if (!list && !tuple)
+        return false;
+    Py_ssize_t count = list ? PyList_Size(headers) : PyTuple_Size(headers);
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *pair = list ? PyList_GetItem(headers, at) : PyTuple_GetItem(headers, at), *name, *value;
+        if (PyTuple_CheckExact(pair) && PyTuple_Size(pair) == 2) {
+            name = PyTuple_GetItem(pair, 0);
+            value = PyTuple_GetItem(pair, 1);
+        } else if (PyList_CheckExact(pair) && PyList_Size(pair) == 2) {
+            name = PyList_GetItem(pair, 0);
+            value = PyList_GetItem(pair, 1);
+        } else {
+            return false;
+        }
+        if (!PyBytes_CheckExact(name) || !PyBytes_CheckExact(value))
+            return false;
+        Py_ssize_t length = PyBytes_Size(name);
+        if (length == 17 && !memcmp(PyBytes_AsString(name), "transfer-encoding", 17))
+            return false;
+        if (length == 14 && !memcmp(PyBytes_AsString(name), "content-length", 14)) {
+            if (PyBytes_Size(value) != 1 || *PyBytes_AsString(value) != '0')
+                return false;
+            zero = true;
+        }
+    }
+    if (zero || !(PyUnicode_CompareWithASCIIString(method, "POST") == 0 ||
+                  PyUnicode_CompareWithASCIIString(method, "PUT") == 0 ||
+                  PyUnicode_CompareWithASCIIString(method, "PATCH") == 0))
+        return true;
+    /* from HTTP/2 on a body may come without either header */
+    PyObject *version = PyDict_GetItemWithError(scope, s_http_version);
+    return !version || (PyUnicode_CheckExact(version) && PyUnicode_GetLength(version) &&
+                        PyUnicode_ReadChar(version, 0) == '1');
+}
+
+static Turn *turn_new(PyObject *app)
+{
+    Turn *self = PyObject_GC_New(Turn, turn_type);
+    if (!self)
+        return NULL;
+    memset((char *)self + offsetof(Turn, stay), 0, sizeof *self - offsetof(Turn, stay));
+    self->door = NULL;
+    self->app = Py_NewRef(app);
+    PyObject_GC_Track(self);
+    return self;
+}
+
+/* A request's Turn, or NULL without an error where Python has to decide. */
+static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive, PyObject *send)
+{
+    Turns *turns = self->turns;
+    if (!self->thread || turns->closed || turns->waiting || self->thread != PyThread_get_thread_ident() ||
+        !PyDict_CheckExact(scope))
+        return NULL;
+    PyObject *kind = PyDict_GetItemWithError(scope, s_type), *method = PyDict_GetItemWithError(scope, s_method),
+             *path = PyDict_GetItemWithError(scope, s_path), *mount = PyDict_GetItemWithError(scope, s_root_path);
+    if (!kind || !method || !path || (kind != s_http && PyUnicode_Compare(kind, s_http)) ||
+        !PyUnicode_CheckExact(method) || !PyUnicode_CheckExact(path) || (mount && !PyUnicode_CheckExact(mount)) ||
+        PyUnicode_CompareWithASCIIString(method, "OPTIONS") == 0 || !without_body(scope, method))
+        return NULL;
+    Lane *lane = rm_turns_lane(turns, method, path);
+    int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns) : -1, need = 0;
+    if (now < 0 || !rm_turns_ready(turns, lane, now) || rm_turns_is_exempt(turns, path, mount) ||
+        !rm_turns_need(turns, scope, &need))
+        return NULL;
+    /* before it is counted: there may be no memory for it */
+    Turn *turn = turn_new(app);
+    turn = turn && (turn->sender = sender_new(turn, scope, receive, send)) ? turn : (Py_XDECREF(turn), NULL);
+    if (!turn || PyDict_SetItem(scope, s_admitted, (PyObject *)turn)) {
+        Py_XDECREF(turn);
+        return NULL;
+    }
+    if (!rm_turns_ready(turns, lane, now)) { /* what ran meanwhile, such as the user's functions, changed that */
+        Py_CLEAR(turn->sender);
+        Py_DECREF(turn);
+        return PyDict_DelItem(scope, s_admitted), NULL;
+    }
+    rm_turns_start(turns, lane, now, need, &turn->stay);
+    turn->door = (Door *)Py_NewRef((PyObject *)self);
+    self->in_flight++;
+    self->entered++;
+    return turn;
+}
+
+static PyObject *door_enter(Door *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "enter() takes an app, a scope, receive and send.");
+        return NULL;
+    }
+#ifndef Py_GIL_DISABLED
+    Turn *turn = enter(self, args[0], args[1], args[2], args[3]);
+    if (turn)
+        return (PyObject *)turn;
+    /* Python asks again, and says what is wrong; what is no matter of the request ends it */
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception))
+            return NULL;
+        PyErr_Clear();
+    }
+#endif
+    Py_RETURN_NONE;
+}
+
+/* From now on it is seen how late this thread's loop comes. */
+static PyObject *door_open(Door *self, PyObject *unused)
+{
+    (void)unused;
+    self->thread = PyThread_get_thread_ident();
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_shut(Door *self, PyObject *unused)
+{
+    (void)unused;
+    self->thread = 0;
+    Py_RETURN_NONE;
+}
+
+static int door_traverse(Door *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->turns);
+    Py_VISIT(self->respond);
+    Py_VISIT(self->awaited);
+    Py_VISIT(self->left);
+    return 0;
+}
+
+static int door_clear(Door *self)
+{
+    Py_CLEAR(self->respond);
+    Py_CLEAR(self->awaited);
+    Py_CLEAR(self->left);
+    return 0;
+}
+
+static void door_dealloc(Door *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    door_clear(self);
+    Py_XDECREF(self->turns);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
+{
+    (void)type;
+    static char *names[] = {"turns", "respond", "awaited", "left", NULL};
+    PyObject *turns, *respond, *awaited, *left;
+    if (!PyArg_ParseTupleAndKeywords(
+            args, options, "O!OOO:Door", names, rm_turns_type, &turns, &respond, &awaited, &left))
+        return NULL;
+    Door *self = PyObject_GC_New(Door, door_type);
+    if (!self)
+        return NULL;
+    self->turns = (Turns *)Py_NewRef(turns);
+    self->respond = Py_NewRef(respond);
+    self->awaited = Py_NewRef(awaited);
+    self->left = Py_NewRef(left);
+    self->thread = 0;
+    self->in_flight = self->entered = 0;
+    PyObject_GC_Track(self);
+    return (PyObject *)self;
+}
+
+static PyMethodDef door_methods[] = {
+    {"enter", (PyCFunction)(void (*)(void))door_enter, METH_FASTCALL, NULL},
+    {"open", (PyCFunction)door_open, METH_NOARGS, NULL},
+    {"shut", (PyCFunction)door_shut, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef door_members[] = {
+    {"in_flight", T_LONGLONG, offsetof(Door, in_flight), READONLY, NULL},
+    {"entered", T_LONGLONG, offsetof(Door, entered), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyType_Slot door_slots[] = {
+    {Py_tp_new, door_new}, {Py_tp_dealloc, door_dealloc}, {Py_tp_traverse, door_traverse}, {Py_tp_clear, door_clear},
+    {Py_tp_methods, door_methods}, {Py_tp_members, door_members}, {0, NULL},
+};
+static PyType_Spec door_spec = {
+    "resource_monitor._native._turn.Door", sizeof(Door), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, door_slots,
+};
+
+bool rm_asgi_init(PyObject *module)
+{
+    static const struct {
+        PyObject **where;
+        const char *text;
+    } texts[] = {
+        {&s_type, "type"}, {&s_http, "http"}, {&s_method, "method"}, {&s_path, "path"}, {&s_root_path, "root_path"},
+        {&s_headers, "headers"}, {&s_http_version, "http_version"}, {&s_status, "status"},
+        {&s_admitted, "resource_monitor.admitted"}, {&s_send, "send"}, {&s_throw, "throw"}, {&s_close, "close"},
+    };
+    for (size_t at = 0; at < sizeof texts / sizeof *texts; at++)
+        if (!(*texts[at].where = PyUnicode_InternFromString(texts[at].text)))
+            return false;
+    PyObject *types = PyImport_ImportModule("types");
+    coroutine_type = types ? (PyTypeObject *)PyObject_GetAttrString(types, "CoroutineType") : NULL;
+    Py_XDECREF(types);
+    return coroutine_type && (sender_type = rm_add_type(module, &sender_spec)) &&
+        (turn_type = rm_add_type(module, &turn_spec)) && (door_type = rm_add_type(module, &door_spec));
+}

@@ -1,0 +1,617 @@
+/* Standing permissions: what Admission granted to a class of requests, counted while it is used, and told back in bulk.
+ *
+ * Python changes the state of admission under the gate's lock: it closes the turns before, takes what was used, and opens
+ * them when it is done. Meanwhile every start goes through Python, and waits for the lock there; what ends is counted, and
+ * told the next time. */
+
+#include "turn.h"
+#include "names.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <structmember.h>
+#include <time.h>
+
+enum { CLASSES = 256, TABLE = 1024, NAME_ROOM = 512 };
+
+PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
+
+/* ---- Lane ---- */
+
+static void lane_dealloc(Lane *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    Py_XDECREF(self->route);
+    Py_XDECREF(self->name);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static Lane *lane_new(PyObject *route, PyObject *name)
+{
+    Lane *lane = PyObject_New(Lane, rm_lane_type);
+    if (!lane)
+        return NULL;
+    memset((char *)lane + sizeof(PyObject), 0, sizeof *lane - sizeof(PyObject));
+    lane->route = Py_NewRef(route);
+    lane->name = Py_XNewRef(name);
+    return lane;
+}
+
+static PyMemberDef lane_members[] = {
+    {"route", T_OBJECT_EX, offsetof(Lane, route), READONLY, NULL},
+    {"name", T_OBJECT, offsetof(Lane, name), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot lane_slots[] = {{Py_tp_dealloc, lane_dealloc}, {Py_tp_members, lane_members}, {0, NULL}};
+static PyType_Spec lane_spec = {
+    "resource_monitor._native._turn.Lane", sizeof(Lane), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    lane_slots,
+};
+
+/* ---- Tab ---- */
+
+static PyObject *tab_promise(Tab *self, PyObject *size)
+{
+    long long bytes = PyLong_AsLongLong(size);
+    if (bytes == -1 && PyErr_Occurred())
+        return NULL;
+    self->gross += bytes;
+    Py_RETURN_NONE;
+}
+
+static PyObject *tab_take(Tab *self, PyObject *unused)
+{
+    (void)unused;
+    PyObject *untold = PyLong_FromLongLong(self->untold);
+    if (untold)
+        self->untold = 0;
+    return untold;
+}
+
+static void tab_dealloc(Tab *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_Free(self);
+    Py_DECREF(type);
+}
+
+static PyObject *tab_new(PyTypeObject *type, PyObject *args, PyObject *options)
+{
+    (void)type, (void)options;
+    if (!PyArg_ParseTuple(args, ":Tab"))
+        return NULL;
+    Tab *self = PyObject_New(Tab, rm_tab_type);
+    if (self)
+        self->gross = self->untold = 0;
+    return (PyObject *)self;
+}
+
+static PyMethodDef tab_methods[] = {
+    {"promise", (PyCFunction)tab_promise, METH_O, NULL},
+    {"take", (PyCFunction)tab_take, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef tab_members[] = {
+    {"untold", T_LONGLONG, offsetof(Tab, untold), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyType_Slot tab_slots[] = {
+    {Py_tp_new, tab_new}, {Py_tp_dealloc, tab_dealloc}, {Py_tp_methods, tab_methods}, {Py_tp_members, tab_members},
+    {0, NULL},
+};
+static PyType_Spec tab_spec = {
+    "resource_monitor._native._turn.Tab", sizeof(Tab), 0, Py_TPFLAGS_DEFAULT, tab_slots,
+};
+
+/* ---- classes ---- */
+
+/* The UTF-8 of a text, also of one that has none; `owner` is to be given back. */
+static const char *utf8(PyObject *text, Py_ssize_t *length, PyObject **owner)
+{
+    *owner = NULL;
+    const char *found = PyUnicode_AsUTF8AndSize(text, length);
+    if (found || !PyErr_ExceptionMatches(PyExc_UnicodeEncodeError))
+        return found;
+    PyErr_Clear();
+    *owner = PyUnicode_AsEncodedString(text, "utf-8", "surrogatepass");
+    if (!*owner)
+        return NULL;
+    *length = PyBytes_Size(*owner);
+    return PyBytes_AsString(*owner);
+}
+
+typedef struct {
+    char room[NAME_ROOM];
+    char *text;
+    Py_ssize_t length;
+} Name;
+
+static bool name_of(PyObject *method, PyObject *path, Name *name)
+{
+    PyObject *owners[2] = {NULL, NULL};
+    Py_ssize_t method_length, path_length;
+    bool done = false;
+    const char *method_text = utf8(method, &method_length, &owners[0]);
+    const char *path_text = method_text ? utf8(path, &path_length, &owners[1]) : NULL;
+    if (path_text) {
+        size_t most = rm_name_most((size_t)method_length, (size_t)path_length);
+        name->text = most <= NAME_ROOM ? name->room : PyMem_Malloc(most);
+        if (name->text) {
+            name->length = (Py_ssize_t)rm_name(
+                method_text, (size_t)method_length, path_text, (size_t)path_length, name->text);
+            done = true;
+        } else {
+            PyErr_NoMemory();
+        }
+    }
+    Py_XDECREF(owners[0]);
+    Py_XDECREF(owners[1]);
+    return done;
+}
+
+static void name_free(Name *name)
+{
+    if (name->text != name->room)
+        PyMem_Free(name->text);
+}
+
+PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 2 || !PyUnicode_Check(args[0]) || !PyUnicode_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "route_class() takes a method and a path.");
+        return NULL;
+    }
+    Name name;
+    if (!name_of(args[0], args[1], &name))
+        return NULL;
+    PyObject *text = PyUnicode_DecodeUTF8(name.text, name.length, "surrogatepass");
+    name_free(&name);
+    return text;
+}
+
+static Lane **slot_of(Turns *self, const char *text, Py_ssize_t length, uint64_t hash)
+{
+    for (uint64_t at = hash;; at++) {
+        Lane **slot = &self->table[at % TABLE], *lane = *slot;
+        if (!lane || (lane->hash == hash && lane->length == length && !memcmp(lane->text, text, (size_t)length)))
+            return slot;
+    }
+}
+
+/* The lane of a class; with `make` a new one's too. Borrowed; NULL without an error where there is none yet. */
+static Lane *find_lane(Turns *self, PyObject *method, PyObject *path, bool make)
+{
+    Name name;
+    if (!name_of(method, path, &name))
+        return NULL;
+    uint64_t hash = rm_name_hash(name.text, (size_t)name.length);
+    Lane *lane = *slot_of(self, name.text, name.length, hash);
+    if (!lane && self->classes >= CLASSES)
+        lane = self->others;
+    if (!lane && make) {
+        PyObject *text = PyUnicode_DecodeUTF8(name.text, name.length, "surrogatepass");
+        PyObject *route = text ? PyObject_CallFunctionObjArgs(self->make, text, NULL) : NULL;
+        lane = route ? lane_new(route, text) : NULL;
+        Py_XDECREF(route);
+        Py_XDECREF(text);
+        if (lane) {
+            lane->text = PyUnicode_AsUTF8AndSize(lane->name, &lane->length);
+            if (!lane->text) /* no text of UTF-8 */
+                PyErr_Clear();
+            lane->hash = hash;
+            Lane **slot = lane->text ? slot_of(self, name.text, name.length, hash) : NULL;
+            if (slot && !*slot && self->classes < CLASSES) {
+                *slot = self->order[self->classes++] = lane;
+            } else { /* what `make` ran was faster, or the name cannot be kept */
+                Py_DECREF(lane);
+                lane = slot && *slot ? *slot : self->others;
+            }
+        }
+    }
+    name_free(&name);
+    return lane;
+}
+
+Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path) { return find_lane(turns, method, path, false); }
+
+static PyObject *turns_lane(Turns *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (count != 2 || !PyUnicode_Check(args[0]) || !PyUnicode_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "lane() takes a method and a path.");
+        return NULL;
+    }
+    return Py_XNewRef((PyObject *)find_lane(self, args[0], args[1], true));
+}
+
+/* In the order in which they came, and last that of the classes beyond the bound. */
+static PyObject *turns_lanes(Turns *self, PyObject *unused)
+{
+    (void)unused;
+    PyObject *lanes = PyList_New(self->classes + 1);
+    for (Py_ssize_t at = 0; lanes && at <= self->classes; at++)
+        PyList_SetItem(lanes, at, Py_NewRef((PyObject *)(at < self->classes ? self->order[at] : self->others)));
+    return lanes;
+}
+
+/* ---- what may start, and what was used ---- */
+
+int64_t rm_turns_now(Turns *turns)
+{
+    if (turns->clock) {
+        PyObject *seconds = PyObject_CallNoArgs(turns->clock);
+        double now = seconds ? PyFloat_AsDouble(seconds) : -1.0;
+        Py_XDECREF(seconds);
+        return now == -1.0 && PyErr_Occurred() ? -1 : (int64_t)(now * 1e9);
+    }
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
+{
+    return lane->era == turns->era && now < lane->until && turns->room > 0 && !turns->closed && !turns->waiting;
+}
+
+int rm_turns_is_exempt(Turns *turns, PyObject *path, PyObject *mount)
+{
+    Py_ssize_t length = PyUnicode_GetLength(path);
+    bool plain = length == 1 || (length > 1 && PyUnicode_ReadChar(path, length - 1) != '/');
+    if (!turns->exact || !plain || (mount && PyUnicode_GetLength(mount))) {
+        PyObject *empty = mount ? Py_NewRef(mount) : PyUnicode_FromStringAndSize("", 0);
+        PyObject *answer = empty ? PyObject_CallFunctionObjArgs(turns->exempt, path, empty, NULL) : NULL;
+        int found = answer ? PyObject_IsTrue(answer) : -1;
+        Py_XDECREF(answer);
+        Py_XDECREF(empty);
+        return found;
+    }
+    int found = PySet_Contains(turns->exact, path);
+    for (Py_ssize_t at = 0; !found && at < PyTuple_Size(turns->prefixes); at++)
+        found = (int)PyUnicode_Tailmatch(path, PyTuple_GetItem(turns->prefixes, at), 0, length, -1);
+    return found;
+}
+
+bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need)
+{
+    *need = turns->cost;
+    if (turns->priority_of) {
+        PyObject *priority = PyObject_CallFunctionObjArgs(turns->priority_of, carrier, NULL);
+        bool known = priority && (PyObject *)Py_TYPE(priority) == turns->priorities;
+        Py_XDECREF(priority);
+        if (!known)
+            return false;
+    }
+    if (turns->cost_of) {
+        PyObject *cost = PyObject_CallFunctionObjArgs(turns->cost_of, carrier, NULL);
+        bool known = cost && PyLong_CheckExact(cost);
+        int overflow = 0;
+        *need = known ? PyLong_AsLongLongAndOverflow(cost, &overflow) : -1;
+        Py_XDECREF(cost);
+        if (overflow || *need < 0)
+            return false;
+    }
+    /* what a grant has is beyond what any priority leaves; a promise is another matter */
+    if (!turns->tab)
+        return *need == 0;
+    int64_t left = turns->spend_until - turns->tab->gross;
+    return left >= 0 && *need <= left;
+}
+
+static void touch(Turns *turns, Lane *lane)
+{
+    if (!lane->used) {
+        lane->used = true;
+        lane->next_used = turns->used;
+        turns->used = lane;
+    }
+}
+
+void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *stay)
+{
+    touch(turns, lane);
+    if (!lane->started++)
+        lane->first_start = now;
+    int64_t more = lane->started - lane->ended - lane->lost;
+    if (more > lane->most)
+        lane->most = more;
+    turns->net++;
+    turns->room--;
+    if (turns->tab) {
+        turns->tab->gross += need;
+        turns->tab->untold += need;
+    }
+    stay->turns = (Turns *)Py_NewRef((PyObject *)turns);
+    stay->lane = lane;
+    stay->began = now;
+    stay->need = turns->tab ? need : 0;
+    stay->spend = turns->spend;
+    stay->epoch = turns->epoch;
+    stay->lost = stay->answered = false;
+}
+
+void rm_stay_answered(Stay *stay)
+{
+    if (!stay->turns || stay->answered)
+        return;
+    stay->answered = true;
+    if (stay->epoch == stay->turns->epoch) {
+        touch(stay->turns, stay->lane);
+        stay->lane->answered++;
+    }
+}
+
+int rm_stay_leave(Stay *stay)
+{
+    Turns *turns = stay->turns;
+    Lane *lane = stay->lane;
+    int failed = 0;
+    if (!turns)
+        return 0;
+    rm_stay_answered(stay);
+    stay->turns = NULL;
+    if (stay->epoch != turns->epoch) { /* of what was let in before a fork the child counts nothing */
+        Py_DECREF(turns);
+        return 0;
+    }
+    if (stay->need) {
+        turns->tab->untold -= stay->need;
+        if (stay->spend == turns->spend)
+            turns->tab->gross -= stay->need;
+    }
+    int64_t now = rm_turns_now(turns);
+    if (now < 0) { /* a clock that fails tells no time */
+        failed = -1;
+        now = stay->began;
+    }
+    touch(turns, lane);
+    if (stay->lost) {
+        lane->lost++;
+        turns->losses++;
+        turns->era = 0; /* Admission has none such: every grant is revoked until Python knows of it */
+    } else if (!lane->ended++) {
+        lane->first_end = now;
+    }
+    lane->last_end = now;
+    turns->net--;
+    turns->room++;
+    if (!failed && turns->told && !turns->closed && turns->in_flight + turns->net == 0) {
+        PyObject *done = PyObject_CallNoArgs(turns->idle);
+        failed = done ? 0 : -1;
+        Py_XDECREF(done);
+    }
+    Py_DECREF(turns);
+    return failed;
+}
+
+/* ---- Turns ---- */
+
+static PyObject *turns_close(Turns *self, PyObject *unused)
+{
+    (void)unused;
+    self->closed = true;
+    return PyBool_FromLong(self->used != NULL);
+}
+
+/* What was used of one lane, and nothing of it any more; None when that was all. */
+static PyObject *turns_take(Turns *self, PyObject *unused)
+{
+    (void)unused;
+    Lane *lane = self->used;
+    if (!lane)
+        Py_RETURN_NONE;
+    PyObject *used = Py_BuildValue(
+        "OLLLLLddd", lane->route, (long long)lane->started, (long long)lane->answered, (long long)lane->ended,
+        (long long)lane->lost, (long long)lane->most, (double)lane->first_start / 1e9, (double)lane->first_end / 1e9, (double)lane->last_end / 1e9);
+    if (!used)
+        return NULL;
+    self->used = lane->next_used;
+    self->net -= lane->started - lane->ended - lane->lost;
+    self->losses -= lane->lost;
+    lane->used = false;
+    lane->next_used = NULL;
+    lane->started = lane->answered = lane->ended = lane->lost = lane->most = 0;
+    return used;
+}
+
+static PyObject *turns_open(Turns *self, PyObject *args)
+{
+    unsigned long long era;
+    long long in_flight, most, told;
+    if (!PyArg_ParseTuple(args, "KLLL:open", &era, &in_flight, &most, &told))
+        return NULL;
+    self->era = self->losses ? 0 : era;
+    self->in_flight = in_flight;
+    self->room = most < 0 ? INT64_MAX / 2 : most - in_flight - self->net;
+    self->told = told;
+    self->closed = false;
+    Py_RETURN_NONE;
+}
+
+static PyObject *turns_grant(Turns *self, PyObject *args)
+{
+    Lane *lane;
+    unsigned long long era;
+    double until;
+    long long spare;
+    if (!PyArg_ParseTuple(args, "O!KdL:grant", rm_lane_type, &lane, &era, &until, &spare))
+        return NULL;
+    lane->until = (int64_t)(until * 1e9);
+    lane->era = era;
+    self->spend++;
+    self->spend_until = self->tab ? self->tab->gross + spare : spare;
+    Py_RETURN_NONE;
+}
+
+/* In a child process: nothing is in flight any more, and nobody holds the lock. */
+static PyObject *turns_forget(Turns *self, PyObject *unused)
+{
+    (void)unused;
+    for (Lane *lane = self->used, *next; lane; lane = next) {
+        next = lane->next_used;
+        lane->used = false;
+        lane->next_used = NULL;
+        lane->started = lane->answered = lane->ended = lane->lost = lane->most = 0;
+    }
+    for (Py_ssize_t at = 0; at < self->classes; at++)
+        self->order[at]->until = 0;
+    self->others->until = 0;
+    self->used = NULL;
+    self->net = self->losses = self->in_flight = self->told = self->waiting = 0;
+    self->epoch++;
+    self->closed = false;
+    if (self->tab)
+        self->tab->untold = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *turns_get_in_flight(Turns *self, void *unused)
+{
+    (void)unused;
+    return PyLong_FromLongLong(self->net);
+}
+
+static PyObject *turns_get_closed(Turns *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(self->closed);
+}
+
+static int turns_traverse(Turns *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->make);
+    Py_VISIT(self->idle);
+    Py_VISIT(self->clock);
+    Py_VISIT(self->priority_of);
+    Py_VISIT(self->cost_of);
+    Py_VISIT(self->priorities);
+    Py_VISIT(self->exempt);
+    return 0;
+}
+
+static int turns_clear(Turns *self)
+{
+    Py_CLEAR(self->make);
+    Py_CLEAR(self->idle);
+    Py_CLEAR(self->clock);
+    Py_CLEAR(self->priority_of);
+    Py_CLEAR(self->cost_of);
+    Py_CLEAR(self->priorities);
+    Py_CLEAR(self->exempt);
+    return 0;
+}
+
+static void turns_dealloc(Turns *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    turns_clear(self);
+    Py_XDECREF(self->exact);
+    Py_XDECREF(self->prefixes);
+    Py_XDECREF(self->tab);
+    for (Py_ssize_t at = 0; at < self->classes; at++)
+        Py_DECREF(self->order[at]);
+    PyMem_Free(self->table);
+    Py_XDECREF(self->others);
+    freefunc give_back = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    give_back(self);
+    Py_DECREF(type);
+}
+
+static PyObject *none_is_null(PyObject *value) { return value == Py_None ? NULL : Py_NewRef(value); }
+
+static PyObject *turns_new(PyTypeObject *type, PyObject *args, PyObject *options)
+{
+    static char *names[] = {
+        "make", "others", "idle", "exempt", "exact", "prefixes", "priority_of", "priorities", "cost",
+        "cost_of", NULL,
+    };
+    long long cost = 0;
+    PyObject *make, *others, *idle = Py_None, *exempt = Py_None, *exact = Py_None, *prefixes = NULL,
+             *priority_of = Py_None, *priorities = Py_None, *cost_of = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(
+            args, options, "OO|$OOOO!OOLO:Turns", names, &make, &others, &idle, &exempt, &exact,
+            &PyTuple_Type, &prefixes, &priority_of, &priorities, &cost, &cost_of))
+        return NULL;
+    allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Turns *self = (Turns *)allocate(type, 0);
+    if (!self)
+        return NULL;
+    self->table = PyMem_Calloc(TABLE + CLASSES, sizeof(Lane *));
+    self->order = self->table + TABLE;
+    self->others = lane_new(others, NULL);
+    if (!self->table || !self->others) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    self->make = Py_NewRef(make);
+    self->idle = Py_NewRef(idle);
+    self->exempt = Py_NewRef(exempt);
+    self->exact = none_is_null(exact);
+    self->prefixes = prefixes ? Py_NewRef(prefixes) : PyTuple_New(0);
+    self->priority_of = none_is_null(priority_of);
+    self->priorities = Py_NewRef(priorities);
+    self->cost = cost;
+    self->cost_of = none_is_null(cost_of);
+    return (PyObject *)self;
+}
+
+static PyObject *turns_set_clock(Turns *self, PyObject *clock)
+{
+    PyObject *before = self->clock;
+    self->clock = none_is_null(clock);
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
+}
+
+static PyObject *turns_set_tab(Turns *self, PyObject *tab)
+{
+    if (Py_TYPE(tab) != rm_tab_type) {
+        PyErr_SetString(PyExc_TypeError, "set_tab() takes a Tab.");
+        return NULL;
+    }
+    Tab *before = self->tab;
+    self->tab = (Tab *)Py_NewRef(tab);
+    Py_XDECREF(before);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef turns_methods[] = {
+    {"lane", (PyCFunction)(void (*)(void))turns_lane, METH_FASTCALL, NULL},
+    {"lanes", (PyCFunction)turns_lanes, METH_NOARGS, NULL},
+    {"close", (PyCFunction)turns_close, METH_NOARGS, NULL},
+    {"take", (PyCFunction)turns_take, METH_NOARGS, NULL},
+    {"open", (PyCFunction)turns_open, METH_VARARGS, NULL},
+    {"grant", (PyCFunction)turns_grant, METH_VARARGS, NULL},
+    {"set_clock", (PyCFunction)turns_set_clock, METH_O, NULL},
+    {"set_tab", (PyCFunction)turns_set_tab, METH_O, NULL},
+    {"forget", (PyCFunction)turns_forget, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef turns_members[] = {
+    {"waiting", T_LONGLONG, offsetof(Turns, waiting), 0, NULL},
+    {"grants", T_ULONGLONG, offsetof(Turns, spend), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyGetSetDef turns_getset[] = {
+    {"in_flight", (getter)turns_get_in_flight, NULL, NULL, NULL},
+    {"closed", (getter)turns_get_closed, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot turns_slots[] = {
+    {Py_tp_new, turns_new}, {Py_tp_dealloc, turns_dealloc}, {Py_tp_traverse, turns_traverse},
+    {Py_tp_clear, turns_clear}, {Py_tp_methods, turns_methods}, {Py_tp_members, turns_members},
+    {Py_tp_getset, turns_getset}, {0, NULL},
+};
+static PyType_Spec turns_spec = {
+    "resource_monitor._native._turn.Turns", sizeof(Turns), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, turns_slots,
+};
+
+bool rm_core_init(PyObject *module)
+{
+    return (rm_lane_type = rm_add_type(module, &lane_spec)) && (rm_tab_type = rm_add_type(module, &tab_spec)) &&
+        (rm_turns_type = rm_add_type(module, &turns_spec));
+}

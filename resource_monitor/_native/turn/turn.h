@@ -1,0 +1,114 @@
+/* What the files of the _turn module share: requests that start under a standing permission, without any Python.
+ *
+ * Everything here runs under the GIL, which makes each function atomic as long as it calls nothing that may run Python;
+ * a free-threaded build takes the way through Python for every request. Limited API of 3.11. */
+
+#ifndef RM_TURN_H
+#define RM_TURN_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The limited API has these as functions alone, which want every pointer cast. */
+#undef Py_INCREF
+#undef Py_DECREF
+#undef Py_XINCREF
+#undef Py_XDECREF
+#undef Py_TYPE
+#define Py_INCREF(object) Py_INCREF((PyObject *)(object))
+#define Py_DECREF(object) Py_DECREF((PyObject *)(object))
+#define Py_XINCREF(object) Py_XINCREF((PyObject *)(object))
+#define Py_XDECREF(object) Py_XDECREF((PyObject *)(object))
+#define Py_TYPE(object) Py_TYPE((PyObject *)(object))
+
+enum place { IN_APP = 1, IN_SERVER = 2 };       /* as enum rm_guard_place */
+
+/* One class of requests: its grant, and what was used of it since the last settling. */
+typedef struct lane {
+    PyObject_HEAD
+    PyObject *route;                    /* Admission's Route */
+    PyObject *name;                     /* NULL: that of the classes beyond the bound */
+    const char *text;                   /* its UTF-8, which belongs to `name` */
+    Py_ssize_t length;
+    uint64_t hash;
+    int64_t until;                      /* ns: when the grant ends, */
+    uint64_t era;                       /* if Admission did not revoke it before */
+    int64_t started, answered, ended, lost;
+    int64_t most;                       /* the largest of started - ended - lost meanwhile */
+    int64_t first_start, first_end, last_end;   /* ns; the first good end, and the last of any kind */
+    struct lane *next_used;
+    bool used;
+} Lane;
+
+/* Bytes that requests were promised here, for the ledger that is told in bulk. */
+typedef struct {
+    PyObject_HEAD
+    int64_t gross;                      /* all promises, whoever made them; what ends early is taken back */
+    int64_t untold;                     /* of those made here: what the ledger does not know yet */
+} Tab;
+
+/* The classes of one gate, and its standing permissions. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *make;                     /* from the name of a new class to its Route */
+    PyObject *idle;                     /* what is called when nothing is in flight, but others were told otherwise */
+    PyObject *clock;                    /* seconds, NULL: time.monotonic's */
+    PyObject *priority_of, *cost_of;    /* the user's own, NULL: none */
+    PyObject *priorities;               /* the type of what priority_of should give */
+    PyObject *exempt;                   /* whether a path, below a mount point, is; asked where the next two do not tell: */
+    PyObject *exact, *prefixes;         /* a set and a tuple; `exact` is NULL where `exempt` is to be asked always */
+    Tab *tab;                           /* NULL: what is promised is not counted */
+    Lane *others;
+    Lane **table;                       /* by the hash of their names */
+    Lane **order;                       /* as they came */
+    Py_ssize_t classes;
+    Lane *used;
+    int64_t cost;
+    int64_t in_flight;                  /* as of the last settling */
+    int64_t net;                        /* started and not over since then */
+    int64_t losses;                     /* not taken yet */
+    int64_t room;                       /* how many may be in flight */
+    int64_t told;                       /* how many in flight other processes know of */
+    int64_t waiting;
+    int64_t spend_until;                /* of tab->gross */
+    uint64_t spend;                     /* which grant set that */
+    uint64_t era;
+    unsigned int epoch;                 /* forks */
+    bool closed;                        /* somebody holds the gate's lock */
+} Turns;
+
+/* What a request that was let in holds of its gate. */
+typedef struct {
+    Turns *turns;                       /* NULL: it is over */
+    Lane *lane;
+    int64_t began;
+    int64_t need;
+    uint64_t spend;
+    unsigned int epoch;
+    bool lost, answered;
+} Stay;
+
+/* module.c */
+extern int *(*rm_place)(void);          /* guard.c's rm_guard_place */
+PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec);
+
+/* core.c */
+extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
+bool rm_core_init(PyObject *module);
+Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrowed; NULL without an error: none yet */
+bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);
+int rm_turns_is_exempt(Turns *turns, PyObject *path, PyObject *mount);   /* -1: an error */
+bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need);    /* false, maybe with an error: Python decides */
+void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *stay);
+void rm_stay_answered(Stay *stay);
+int rm_stay_leave(Stay *stay);                                          /* -1: an error; it is over all the same */
+int64_t rm_turns_now(Turns *turns);                                     /* -1: an error */
+PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+/* asgi.c */
+bool rm_asgi_init(PyObject *module);
+
+#endif

@@ -1,0 +1,45 @@
+"""Requests that start under a grant, whose classes another worker is made to know so well that they get one at once."""
+
+from typing import Any
+
+import pytest
+
+from resource_monitor._native._turn import Door, Turn
+from resource_monitor.admission import Learned
+from resource_monitor.middleware import MemoryBackpressureMiddleware
+from resource_monitor.middleware.asking import Ask
+from resource_monitor.middleware.gate import Admitted, Gate
+
+
+def know_all_classes(patch: pytest.MonkeyPatch) -> None:
+    """From now on there is no class that is new."""
+    patch.setattr(Gate, "_learned", lambda gate, name: Learned(None, 0.0, None, None))
+
+
+def scope(path: str = "/", method: str = "GET", *headers: tuple[bytes, bytes], **more: Any) -> dict[str, Any]:
+    return {"type": "http", "method": method, "path": path, "headers": list(headers), **more}
+
+
+def door(gate: Gate) -> Door:
+    """One on the running thread, without an event loop."""
+    made = Door(gate.turns, lambda *_: None, lambda awaitable: awaitable, lambda: None)
+    made.open()
+    return made
+
+
+def asked(gate: Gate, path: str = "/", method: str = "GET") -> Admitted:
+    """A request that is asked for, and let in."""
+    answer = gate.attempt(Ask(method, path))
+    assert isinstance(answer, Admitted), answer
+    return answer
+
+
+def unasked(door: Door, *what: Any, **more: Any) -> Turn | None:
+    """One that is not, if it may start so."""
+    return door.enter(None, scope(*what, **more), None, None)
+
+
+def entered(middleware: MemoryBackpressureMiddleware) -> int:
+    """How many came in unasked on the last event loop."""
+    door = getattr(middleware._enter, "__self__", None)
+    return door.entered if isinstance(door, Door) else 0

@@ -1,0 +1,552 @@
+"""Standing permissions: who starts under one, what ends it, and what is counted meanwhile."""
+
+import gc
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from granted import asked, door, know_all_classes, scope, unasked
+from machine import MIB, Machine, Service
+
+from resource_monitor import Resource, counts, reserve
+from resource_monitor._native._turn import Door, Turn
+from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
+from resource_monitor.counts import CountMonitor
+from resource_monitor.limits import open_file_limits
+from resource_monitor.middleware import gate as module
+from resource_monitor.middleware.asking import Ask
+from resource_monitor.middleware.gate import Admitted, Gate
+
+FLOOR = 16 * MIB
+PLENTY = 200 * MIB
+
+
+def known(**learned: Any) -> Route:
+    return Route(Learned(**{"floor": None, "unseen": 0.0, "rate": None, "window": None, **learned}))
+
+
+@pytest.fixture
+def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """A gate whose clock is the service's, too."""
+    know_all_classes(monkeypatch)
+    monkeypatch.setattr(module.time, "monotonic", service.clock)
+    return Gate(monitor=service.monitor, allocation_guard=False)
+
+
+@pytest.fixture
+def way(gate: Gate) -> Door:
+    return door(gate)
+
+
+def let_in(way: Door, *what: Any, **more: Any) -> Turn:
+    turn = unasked(way, *what, **more)
+    assert turn is not None
+    return turn
+
+
+# --- what admission grants ---
+
+
+def test_a_known_class_that_nothing_binds_is_granted_what_is_left_above_the_floor() -> None:
+    assert Admission(FLOOR).grant(known(), PLENTY) == PLENTY - 5 * FLOOR // 2
+
+
+@pytest.mark.parametrize(
+    "route",
+    [Route(), known(rate=10.0), known(window=2.0), known(unseen=1.0 * MIB)],
+    ids=["new", "paced", "few", "unseen"],
+)
+def test_a_class_that_is_new_or_bound_by_anything_is_granted_nothing(route: Route) -> None:
+    assert Admission(FLOOR).grant(route, PLENTY) is None
+
+
+def test_while_memory_is_scarce_nothing_is_granted() -> None:
+    admission = Admission(FLOOR)
+    assert admission.grant(known(), 5 * FLOOR // 2) == 0
+    assert admission.grant(known(), 5 * FLOOR // 2 - 1) is None
+
+
+def test_while_requests_are_refused_nothing_is_granted() -> None:
+    admission = Admission(FLOOR)
+    admission.refused(1.0)
+    assert admission.grant(known(), PLENTY) is None
+
+
+def test_while_work_is_held_back_for_latency_nothing_is_granted() -> None:
+    admission = Admission(FLOOR)
+    for beat in range(20):
+        admission.lagged(0.2, 0.25 * beat)
+    assert admission.cap is not None
+    assert admission.grant(known(), PLENTY) is None
+
+
+def test_while_others_take_memory_unseen_nothing_is_granted() -> None:
+    admission = Admission(FLOOR)
+    admission.starts(known(unseen=1.0 * MIB))
+    assert admission.grant(known(), PLENTY) is None
+
+
+def test_a_number_in_flight_that_is_shared_with_other_workers_is_asked_for_each_time() -> None:
+    admission = Admission(FLOOR, max_in_flight=5)
+    assert admission.grant(known(), PLENTY) is not None
+    assert admission.grant(known(), PLENTY, others=1) is None
+
+
+REVOKES: dict[str, Callable[[Admission, Route], object]] = {
+    "a loss": lambda admission, route: admission.ends(route, 1.0, lost=True, took=0.1),
+    "a refusal": lambda admission, route: admission.refused(1.0),
+    "a reading": lambda admission, route: admission.read(PLENTY, 0, 1.0),
+    "another limit": lambda admission, route: admission.rebase(),
+    "a fork": lambda admission, route: admission.forget(),
+    "unseen memory": lambda admission, route: admission.starts(known(unseen=1.0 * MIB)),
+    "latency": lambda admission, route: [admission.lagged(0.2, 0.25 * beat) for beat in range(20)],
+}
+
+
+@pytest.mark.parametrize("event", REVOKES)
+def test_what_may_change_the_answer_revokes_it(event: str) -> None:
+    admission, route = Admission(FLOOR), known()
+    admission.starts(route)
+    era = admission.era
+    REVOKES[event](admission, route)
+    assert admission.era != era
+
+
+def test_a_pace_that_is_found_when_stock_is_taken_revokes_it() -> None:
+    admission, route = Admission(FLOOR), known()
+    for _ in range(20):
+        admission.starts(route)
+    for _ in range(10):
+        admission.ends(route, 0.1, lost=True, took=0.1)
+    era = admission.era
+    admission.settle(route, 0, 10, 10, 0, 0, 0.0, 0.2, 1.0)
+    assert route.rate is not None
+    assert admission.era != era
+
+
+def test_what_was_done_under_grants_counts_as_if_it_had_been_asked_for() -> None:
+    def state(route: Route) -> list[object]:
+        return [getattr(route, name) for name in Route.__slots__ if name not in ("_took", "_ended")]
+
+    one, two, each, bulk = Admission(FLOOR, lowest=0), Admission(FLOOR, lowest=0), known(), known()
+    for admission, route in ((one, each), (two, bulk)):
+        assert admission.decide(route, PLENTY, 5.0) is None
+    for number in range(30):
+        assert one.decide(each, PLENTY, 5.0 + number / 100) is None
+    for number in range(29):
+        one.answers(each)
+        one.ends(each, 6.3 if number == 28 else 6.0 + number / 1000, lost=False, took=1.0)
+    two.settle(bulk, 30, 29, 29, 0, 30, 5.0, 6.0, 6.3)
+    assert state(bulk) == state(each)
+    assert (two.in_flight, two._busy) == (one.in_flight, {bulk})
+    assert bulk.in_flight == 2
+
+
+def test_stock_is_taken_at_the_time_of_the_last_end() -> None:
+    admission, route = Admission(FLOOR, lowest=0), known()
+    admission.settle(route, 20, 20, 20, 0, 3, 1.0, 2.0, 4.0)
+    assert route._delivered == 10.0
+
+
+# --- who starts under a grant ---
+
+
+def test_the_first_request_is_asked_for_and_those_like_it_are_not(gate: Gate, way: Door) -> None:
+    assert unasked(way, "/users/1") is None
+    asked(gate, "/users/1")
+    assert let_in(way, "/users/2")
+    assert unasked(way, "/users") is None
+    assert unasked(way, "/users/2", "DELETE") is None
+
+
+def test_a_grant_ends_with_the_reading(gate: Gate, way: Door, service: Service) -> None:
+    asked(gate)
+    service.clock.pass_(service.monitor.fresh_until - service.clock() - 1e-6)
+    assert let_in(way)
+    service.clock.pass_(2e-6)
+    assert unasked(way) is None
+
+
+def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
+    service: Service, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know_all_classes(monkeypatch)
+    monkeypatch.setattr(module.time, "monotonic", service.clock)
+    machine.write("/proc/sys/fs/file-nr", "0 0 1000")
+    machine.write(
+        "/proc/self/limits", "Max open files            99990                99990                files     \n"
+    )
+    (machine.root / "proc/self/fd").mkdir()
+    sampler = CountMonitor(lambda: open_file_limits(root=str(machine.root)), clock=service.clock)
+    monkeypatch.setattr(counts, "open_files", lambda: sampler)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, also={Resource.OPEN_FILES: 32})
+    way = door(gate)
+    asked(gate)
+    assert let_in(way)
+    assert sampler.fresh_until < service.monitor.fresh_until
+    service.clock.pass_(sampler.fresh_until - service.clock() + 1e-6)
+    assert unasked(way) is None
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        scope("/", "GET", (b"content-length", b"1")),
+        scope("/", "GET", (b"content-length", b"0"), (b"content-length", b"7")),
+        scope("/", "GET", (b"transfer-encoding", b"chunked")),
+        scope("/", "POST", http_version="2"),
+        scope("/", "OPTIONS"),
+        {**scope(), "type": "websocket"},
+        {**scope(), "headers": iter([])},
+        {**scope(), "headers": [b"host"]},
+        {**scope(), "headers": [("host", "text")]},
+        {key: value for key, value in scope().items() if key != "path"},
+        {**scope(), "path": 7},
+    ],
+    ids=lambda value: str(value)[:80],
+)
+def test_what_is_no_plain_request_without_a_body_is_asked_for(gate: Gate, way: Door, request_: dict[str, Any]) -> None:
+    for method in ("GET", "POST", "OPTIONS"):
+        asked(gate, "/", method)
+    assert way.enter(None, request_, None, None) is None
+    assert "resource_monitor.admitted" not in request_
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        scope("/", "POST"),
+        scope("/", "POST", (b"content-length", b"0"), http_version="2"),
+        scope("/", "GET", http_version="2"),
+        scope("/", "GET", (b"host", b"test"), (b"accept", b"*/*"), root_path=""),
+        {**scope(), "headers": [[b"host", b"test"]]},
+        {**scope(), "headers": ((b"host", b"test"),)},
+    ],
+    ids=lambda value: str(value)[:80],
+)
+def test_a_request_without_a_body_is_one_however_it_is_told(gate: Gate, way: Door, request_: dict[str, Any]) -> None:
+    asked(gate, "/", request_["method"])
+    turn = way.enter(None, request_, None, None)
+    assert turn is not None
+    assert request_["resource_monitor.admitted"] is turn
+
+
+@pytest.mark.parametrize(
+    ("exempt", "path", "mount"),
+    [
+        (["/a/1"], "/a/1", ""),
+        (["/a/1"], "/a/1/", ""),
+        (["/a/1*"], "/a/1", ""),
+        (["/a/1"], "/mount/a/1", "/mount"),
+        (lambda path: path == "/a/1", "/a/1", ""),
+    ],
+)
+def test_what_is_exempt_is_found_to_be_also_where_its_class_has_a_grant(
+    service: Service, monkeypatch: pytest.MonkeyPatch, exempt: Any, path: str, mount: str
+) -> None:
+    know_all_classes(monkeypatch)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, exempt=exempt)
+    way = door(gate)
+    asked(gate, path.replace("1", "2"))
+    assert unasked(way, path, root_path=mount) is None
+    assert let_in(way, path.replace("1", "3"), root_path=mount)
+
+
+def test_on_another_thread_than_the_event_loop_s_everyone_is_asked_for(gate: Gate, way: Door) -> None:
+    asked(gate)
+    found: list[object] = []
+    thread = threading.Thread(target=lambda: found.append(unasked(way)))
+    thread.start()
+    thread.join()
+    assert found == [None]
+    assert let_in(way)
+    way.shut()
+    assert unasked(way) is None
+
+
+def test_while_anyone_waits_nobody_passes(gate: Gate, way: Door) -> None:
+    asked(gate)
+    gate.waits(1)
+    assert unasked(way) is None
+    gate.waits(-1)
+    assert let_in(way)
+
+
+def test_while_admission_is_being_changed_nobody_starts(gate: Gate, way: Door) -> None:
+    asked(gate)
+    with gate._settled:
+        assert unasked(way) is None
+    assert let_in(way)
+
+
+def test_no_more_start_than_may_be_in_flight(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, max_in_flight=3)
+    way, first = door(gate), asked(gate)
+    turns = [let_in(way), let_in(way)]
+    assert unasked(way) is None
+    assert gate.attempt(Ask("GET", "/")) is Reason.IN_FLIGHT
+    turns.pop().leave()
+    assert let_in(way)
+    first.leave()
+    asked(gate)
+    assert unasked(way) is None
+
+
+# --- what a request is known to need ---
+
+
+def test_requests_promise_what_they_cost_until_they_leave(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost="1MiB")
+    way = door(gate)
+    asked(gate).leave()
+    turns = [let_in(way) for _ in range(3)]
+    assert gate.statistics().promised == 3 * MIB
+    turns.pop().leave()
+    assert gate.statistics().promised == 2 * MIB
+    for turn in turns:
+        turn.leave()
+    assert gate.statistics().promised == 0
+
+
+def test_no_more_start_than_what_is_left_can_be_promised_to(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost="60MiB", exempt=[])
+    way = door(gate)
+    answer = gate.attempt(gate.ask({}, "GET", "/"))
+    assert isinstance(answer, Admitted)
+    first = let_in(way)  # of 224 MiB that are left, 2.5 floors of 16 MiB stay
+    let_in(way)
+    assert unasked(way) is None
+    first.leave()
+    assert let_in(way)
+
+
+@pytest.mark.parametrize(("size", "still"), [(100 * MIB, True), (190 * MIB, False)])
+def test_a_reservation_elsewhere_revokes_what_it_leaves_no_room_for(
+    gate: Gate, way: Door, service: Service, size: int, still: bool
+) -> None:
+    asked(gate)
+    with reserve(size, monitor=service.monitor):
+        assert (unasked(way) is not None) is still
+
+
+def test_a_reservation_finds_what_was_promised_under_grants(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost="40MiB")
+    way = door(gate)
+    asked(gate)
+    turns = [let_in(way), let_in(way)]
+    with pytest.raises(MemoryError), reserve("150MiB", monitor=service.monitor):
+        raise AssertionError
+    for turn in turns:
+        turn.leave()
+    with reserve("150MiB", monitor=service.monitor):
+        pass
+
+
+@pytest.mark.parametrize("option", ["priority", "request_cost"])
+def test_what_the_user_s_functions_say_is_heard(service: Service, monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    know_all_classes(monkeypatch)
+    answers: list[Any] = []
+
+    def function(carrier: Any) -> Any:
+        assert carrier["type"] == "http"
+        answer = answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    gate = Gate(monitor=service.monitor, allocation_guard=False, **{option: function})  # type: ignore[arg-type]
+    way = door(gate)
+    asked(gate)
+    good: list[Any] = [Priority.SHEDDABLE, Priority.CRITICAL] if option == "priority" else [0, 5 * MIB]
+    odd: list[Any] = ["critical", None, ValueError()] if option == "priority" else [-1, 1 << 70, "1MiB", ValueError()]
+    for answers[:] in ([answer] for answer in good):
+        assert let_in(way)
+    for answers[:] in ([answer] for answer in odd):
+        assert unasked(way) is None
+    answers[:] = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        unasked(way)
+
+
+def test_a_function_that_changes_everything_is_asked_before_that_is_looked_at(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know_all_classes(monkeypatch)
+
+    def priority(carrier: Any) -> Priority:
+        gate.count_refusal(Ask("GET", "/other"), Reason.MEMORY)
+        return Priority.DEFAULT
+
+    gate = Gate(monitor=service.monitor, allocation_guard=False, priority=priority)
+    way = door(gate)
+    asked(gate)
+    request = scope()
+    assert way.enter(None, request, None, None) is None
+    assert "resource_monitor.admitted" not in request
+    assert gate.in_flight == 1
+
+
+# --- what ends it, and what is counted ---
+
+
+def test_a_loss_revokes_every_grant_at_once(gate: Gate, way: Door) -> None:
+    asked(gate)
+    asked(gate, "/other")
+    lost = let_in(way)
+    lost.lose()
+    assert let_in(way, "/other")
+    lost.leave()
+    assert unasked(way) is None
+    assert unasked(way, "/other") is None
+    assert gate.statistics().wasted == 1
+    assert gate.statistics().routes["GET /"].wasted == 1
+
+
+def test_a_refusal_revokes_every_grant_at_once(gate: Gate, way: Door) -> None:
+    asked(gate)
+    gate.count_refusal(Ask("GET", "/other"), Reason.MEMORY)
+    assert unasked(way) is None
+
+
+def test_a_limit_that_changes_revokes_every_grant(gate: Gate, way: Door, service: Service) -> None:
+    asked(gate)
+    service.use(32 * MIB, limit=64 * MIB)
+    gate.statistics()
+    assert unasked(way) is None
+
+
+def test_what_is_counted_is_exact_at_any_moment(gate: Gate, way: Door) -> None:
+    first = asked(gate)
+    turns = [let_in(way) for _ in range(5)]
+    assert gate.in_flight == 6
+    found = gate.statistics()
+    assert (found.in_flight, found.admitted, found.routes["GET /"].in_flight) == (6, 6, 6)
+    turns[0].answered()
+    turns[0].answered()
+    for turn in turns[:3]:
+        turn.leave()
+        turn.leave()
+    assert gate.in_flight == 3
+    found = gate.statistics()
+    assert (found.in_flight, found.admitted, found.routes["GET /"].in_flight) == (3, 6, 3)
+    assert gate._routes.find("GET", "/")._unanswered == 3
+    first.leave()
+    del turn, turns[2:]  # those that nobody runs to their end leave too
+    gc.collect()
+    assert gate.statistics().in_flight == 0
+    assert gate._routes.find("GET", "/")._unanswered == 0
+
+
+def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door) -> None:
+    figures: list[int] = []
+
+    class Told:
+        def tell(self, to_come: int, in_flight: int) -> None:
+            figures.append(in_flight)
+
+        def teach(self, routes: Any, now: float) -> None: ...
+
+        def learned(self, name: str, now: float) -> Learned:
+            return Learned(None, 0.0, None, None)
+
+        def others(self, now: float) -> Any:
+            return module._ALONE
+
+    gate._sharing = Told()  # type: ignore[assignment]
+    first = asked(gate)
+    turns = [let_in(way) for _ in range(3)]
+    first.leave()
+    assert figures == [1, 3]
+    for turn in turns:
+        turn.leave()
+    assert figures == [1, 3, 0]
+    let_in(way).leave()
+    assert figures == [1, 3, 0]
+
+
+def test_beside_other_workers_a_grant_is_short(gate: Gate, way: Door, service: Service) -> None:
+    class Others:
+        def tell(self, to_come: int, in_flight: int) -> None: ...
+
+        def teach(self, routes: Any, now: float) -> None: ...
+
+        def learned(self, name: str, now: float) -> Learned:
+            return Learned(None, 0.0, None, None)
+
+        def others(self, now: float) -> Any:
+            return module.Others(promised=0, in_flight=7, workers=1)
+
+    gate._sharing = Others()  # type: ignore[assignment]
+    asked(gate)
+    assert let_in(way)
+    service.clock.pass_(0.0051)
+    assert service.clock() < service.monitor.fresh_until
+    assert unasked(way) is None
+
+
+def test_in_a_child_process_nothing_is_granted_and_what_its_parent_let_in_does_not_count(gate: Gate, way: Door) -> None:
+    asked(gate)
+    turns = [let_in(way) for _ in range(3)]
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            assert unasked(way) is None
+            turns[0].lose()
+            for turn in turns:
+                turn.answered()
+                turn.leave()
+            found = gate.statistics()
+            assert (found.in_flight, found.wasted, found.routes) == (0, 0, {})
+            code = 0
+        finally:
+            os._exit(code)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert gate.statistics().in_flight == 4
+
+
+def test_threads_that_come_and_go_leave_nothing_behind(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, max_in_flight=40, request_cost=100)
+    started, over = [0], threading.Event()
+
+    def work() -> None:
+        way = door(gate)
+        for number in range(2000):
+            turn = unasked(way) or gate.attempt(gate.ask({}, "GET", "/"))
+            if isinstance(turn, Reason):
+                continue
+            started[0] += isinstance(turn, Turn)
+            turn.answered()
+            if number % 97 == 0:
+                turn.lose()
+            turn.leave()
+            if number % 50 == 0:
+                gate.statistics()
+
+    def look() -> None:
+        while not over.wait(0.001):
+            found = gate.statistics()
+            assert 0 <= found.in_flight <= 4
+            assert 0 <= found.promised <= 400
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    looking = threading.Thread(target=look)
+    looking.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    looking.join()
+    found = gate.statistics()
+    assert started[0]
+    assert (found.in_flight, found.promised) == (0, 0)
+    assert found.routes["GET /"].in_flight == 0
+    assert gate._routes.find("GET", "/")._unanswered == 0
