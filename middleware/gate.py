@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from enum import StrEnum
 
-from resource_monitor._native._turn import Turn, Turns
+from resource_monitor._native._turn import Response, Turn, Turns
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import ensure_installed, guarded_floor, passed, refusals, unsupported
@@ -284,14 +284,14 @@ class Gate:
             )
         return self.refusals.shed(ask, reason, started=started)
 
-    def lost(self, admitted: Admitted | Turn) -> Shed:
+    def lost(self, admitted: Admitted | Turn | Response) -> Shed:
         """The request ran out of memory; told once, however often this is said."""
         admitted.lose()
         if admitted.shed is None or admitted.shed.reason is Reason.TOO_LARGE:
             admitted.shed = self.refusals.shed(admitted.ask, Reason.MEMORY, started=True)
         return admitted.shed
 
-    def too_large(self, admitted: Admitted | Turn) -> Shed:
+    def too_large(self, admitted: Admitted | Turn | Response) -> Shed:
         """The request's body turned out too large; told once, however often this is said."""
         if admitted.shed is None:
             admitted.shed = self.refusals.shed(admitted.ask, Reason.TOO_LARGE, started=True)

@@ -1,6 +1,7 @@
 """The WSGI adapter: for Flask, Django and every other WSGI app (PEP 3333).
 
-Owns the answer; ``wsgi_waiting`` owns the waiting before it, ``wsgi_input`` the reading of the body.
+Owns the answer; ``wsgi_waiting`` owns the waiting before it, ``wsgi_input`` the reading of the body. A request without
+a body that starts under a grant is ``_native/turn``'s, and comes back here only when it fails.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, Unpack
 
+from resource_monitor._native import _turn
 from resource_monitor.admission import Reason
 from resource_monitor.guard import thread_refusals
 from resource_monitor.middleware.asking import Ask
@@ -31,26 +33,21 @@ WSGIApp = Callable[[Environ, StartResponse], Iterable[bytes]]
 # PEP 3333 wants the error that a second start_response replaces an answer for; what it held is let go already.
 _REPLACING = (MemoryError, MemoryError(), None)
 
+_NO_BODY = Body(0)
 
-class GatedApp:
+
+class GatedApp(_turn.Gated):
     """``app`` behind ``gate``."""
 
     def __init__(self, app: WSGIApp, gate: Gate) -> None:
         self.app = app
         self.gate = gate
         self._threads = WaitingThreads(gate)
+        self.use(gate.turns, self._ask, self._adopt, self._question, self._threads.serve)
 
-    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+    def _ask(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate, body = self.gate, body_of(environ)
-        method = environ.get("REQUEST_METHOD", "")
-        ask = gate.ask(
-            environ,
-            method,
-            _text(environ.get("PATH_INFO", "")),
-            _text(environ.get("SCRIPT_NAME", "")),
-            body.rest,
-            preflight=method == "OPTIONS" and body.ended and _is_preflight(environ),
-        )
+        ask = self._question(environ, body)
         if body.exceeds(gate.max_body) and not gate.dry_run:
             shed = gate.count_refusal(ask, Reason.TOO_LARGE)
             return _refused(self.answer(shed, environ), body, environ, start_response)
@@ -65,6 +62,23 @@ class GatedApp:
             self.left(admitted)
             raise
 
+    def _question(self, environ: Environ, body: Body = _NO_BODY) -> Ask:
+        method = environ.get("REQUEST_METHOD", "")
+        return self.gate.ask(
+            environ,
+            method,
+            _text(environ.get("PATH_INFO", "")),
+            _text(environ.get("SCRIPT_NAME", "")),
+            body.rest,
+            preflight=method == "OPTIONS" and body.ended and _is_preflight(environ),
+        )
+
+    def _adopt(self, begun: _turn.Response) -> _Response:
+        """What goes on with a response that may have to be refused after all."""
+        response = _Response(self, begun.ask, begun, _NO_BODY, begun.environ, begun.start_response)
+        response.takes_over(begun)
+        return response
+
     def statistics(self) -> Statistics:
         """What this middleware did so far."""
         return self.gate.statistics()
@@ -73,7 +87,7 @@ class GatedApp:
         """The refusal for the request in ``environ``."""
         return self.gate.refusals.answer(shed, environ.get("HTTP_ACCEPT"))
 
-    def left(self, admitted: Admitted) -> None:
+    def left(self, admitted: Admitted | _turn.Response) -> None:
         """The request is over; however often this is said."""
         admitted.leave()
         self._threads.serve()
@@ -105,7 +119,7 @@ class _Response:
         self,
         middleware: GatedApp,
         ask: Ask,
-        admitted: Admitted,
+        admitted: Admitted | _turn.Response,
         body: Body,
         environ: Environ,
         start_response: StartResponse,
@@ -121,9 +135,15 @@ class _Response:
         self._shed: Shed | None = None
         self._input: Input | None = None
         environ[ADMITTED] = admitted
-        if not body.ended and "wsgi.input" in environ:
+        if not body.ended and "wsgi.input" in environ and isinstance(admitted, Admitted):
             intake = Intake(middleware.gate, ask, admitted, body)
             self._input = environ["wsgi.input"] = Input(environ["wsgi.input"], body.announced, intake)
+
+    def takes_over(self, begun: _turn.Response) -> None:
+        """Go on as ``begun``, which goes on with this."""
+        self._refusals = begun.refusals
+        self._pieces, self._close = begun.pieces or (), begun.close_pieces
+        self._began, self._given = begun.began, begun.given
 
     def begin(self, app: WSGIApp) -> Iterable[bytes]:
         """Call ``app``; the iterable for the server."""

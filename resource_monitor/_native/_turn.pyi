@@ -8,8 +8,8 @@ from typing import Any, final
 
 from resource_monitor.admission import Route
 
-def use_place(address: int, /) -> None:
-    """Where to find ``rm_guard_place``, the marks for the allocation guard."""
+def use_guard(place: int, refusals: int, /) -> None:
+    """Where to find ``rm_guard_place`` and ``rm_guard_thread_refusals``."""
 
 def route_class(method: str, path: str, /) -> str:
     """``"GET /users/{}/orders"``: what stands for one thing among many is left out; of an RPC nothing is."""
@@ -36,7 +36,7 @@ class Tab:
 class Turns:
     """The classes of one gate, and what was granted to them.
 
-    ``make`` gives the :class:`Route` of a new class by its name, and ``others`` is that of the classes beyond the bound.
+    ``make`` gives the :class:`Route` of a new class by its name; ``others`` is that of the classes beyond the bound.
     ``idle`` is called when nothing is in flight while other workers were told otherwise. ``exempt`` is called with a
     path and a mount point where the set ``exact`` and the ``prefixes`` do not tell, and always without ``exact``. A
     request promises ``cost``, or what ``cost_of`` says; ``priority_of`` must give one of ``priorities``, or Python
@@ -132,3 +132,51 @@ class Door:
         """Nobody looks any more."""
     def enter(self, app: Any, scope: Any, receive: Any, send: Any, /) -> Turn | None:
         """Let a request in, if it has no body and its class a grant; ``None``: it is to be asked for."""
+
+class Gated:
+    """A WSGI app behind a gate: requests without a body are let in if their class has a grant, all others asked for."""
+
+    app: Any
+    def use(
+        self,
+        turns: Turns,
+        asked: Callable[..., Any],
+        adopt: Callable[[Response], Any],
+        question: Callable[[Any], Any],
+        served: Callable[[], object],
+        /,
+    ) -> None:
+        """``asked`` is called for requests that have to be asked for, ``adopt`` makes what goes on with a response that
+        may be refused after all, ``question`` the :class:`Ask` for an environ, ``served`` is called when one leaves
+        while others wait."""
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any: ...
+
+class Response:
+    """A request that was let in under a grant, and its response: also what the app calls to start that. ``began`` tells
+    that it did, ``given`` that the server was given something of the body."""
+
+    shed: Any
+    environ: Any
+    start_response: Any
+    pieces: Any
+    close_pieces: Any
+    refusals: int
+    began: bool
+    given: bool
+    @property
+    def lost(self) -> bool: ...
+    @property
+    def ask(self) -> Any: ...
+    @property
+    def promise(self) -> None: ...
+    @property
+    def exempt(self) -> bool: ...
+    def lose(self) -> None: ...
+    def answered(self) -> None: ...
+    def leave(self) -> None: ...
+    def close(self) -> None: ...
+
+class SizedResponse(Response):
+    """One whose app said how many pieces it has. (It is no subclass, but of the same form.)"""
+
+    def __len__(self) -> int: ...

@@ -679,10 +679,11 @@ def test_wherever_an_allocation_fails_the_request_leaves(service: Service, raise
     async def main() -> None:
         await wrapped.begin()
         for number in range(150):
+            path = f"/{chr(ord('a') + number // 26)}{chr(ord('a') + number % 26)}"  # a class that lost nothing yet
             wrapped.middleware.app = answer
-            await wrapped.call()  # asked for, so that there is a grant
+            await wrapped.call(scope(path))  # asked for, so that there is a grant
             wrapped.middleware.app = app
-            request = scope()
+            request = scope(path)
             before = entered(wrapped.middleware)
             coroutine = wrapped.call(request, sent)
             testcapi.set_nomemory(number, number + 1)

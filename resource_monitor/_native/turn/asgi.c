@@ -10,11 +10,6 @@
 #include <string.h>
 #include <structmember.h>
 
-/* vectorcallfunc and its flag are in the stable ABI since 3.12, under which 3.8 and later work alike (PEP 590). */
-typedef PyObject *(*vectorcall)(PyObject *, PyObject *const *, size_t, PyObject *);
-#define HAVE_VECTORCALL (1UL << 11)
-#define VECTORCALL_OFFSET ((size_t)1 << (8 * sizeof(size_t) - 1))
-
 static PyTypeObject *door_type, *turn_type, *sender_type, *coroutine_type;
 static PyObject *s_type, *s_http, *s_method, *s_path, *s_root_path, *s_headers, *s_http_version, *s_status, *s_admitted,
     *s_send, *s_throw, *s_close;

@@ -8,7 +8,10 @@ static int *nowhere(void)
     return &place;
 }
 
+static unsigned long long none(void) { return 0; }
+
 int *(*rm_place)(void) = nowhere;
+unsigned long long (*rm_refusals)(void) = none;
 
 PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec)
 {
@@ -18,22 +21,24 @@ PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec)
     return (PyTypeObject *)type;
 }
 
-/* Takes the address of rm_guard_place, which is in the other extension module. */
-static PyObject *use_place(PyObject *module, PyObject *address)
+/* Takes the addresses of rm_guard_place and rm_guard_thread_refusals, which are in the other extension module. */
+static PyObject *use_guard(PyObject *module, PyObject *args)
 {
     (void)module;
-    void *found = PyLong_AsVoidPtr(address);
-    if (!found) {
-        if (!PyErr_Occurred())
-            PyErr_SetString(PyExc_ValueError, "0 is no address of a function.");
+    unsigned long long place, refusals;
+    if (!PyArg_ParseTuple(args, "KK:use_guard", &place, &refusals))
+        return NULL;
+    if (!place || !refusals) {
+        PyErr_SetString(PyExc_ValueError, "0 is no address of a function.");
         return NULL;
     }
-    rm_place = (int *(*)(void))(uintptr_t)found;
+    rm_place = (int *(*)(void))(uintptr_t)place;
+    rm_refusals = (unsigned long long (*)(void))(uintptr_t)refusals;
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
-    {"use_place", use_place, METH_O, NULL},
+    {"use_guard", use_guard, METH_VARARGS, NULL},
     {"route_class", (PyCFunction)(void (*)(void))rm_route_class, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -45,7 +50,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__turn(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && !(rm_core_init(module) && rm_asgi_init(module)))
+    if (module && !(rm_core_init(module) && rm_asgi_init(module) && rm_wsgi_init(module)))
         Py_CLEAR(module);
     return module;
 }

@@ -24,6 +24,11 @@
 #define Py_XDECREF(object) Py_XDECREF((PyObject *)(object))
 #define Py_TYPE(object) Py_TYPE((PyObject *)(object))
 
+/* vectorcallfunc and its flag are in the stable ABI since 3.12, under which 3.8 and later work alike (PEP 590). */
+typedef PyObject *(*vectorcall)(PyObject *, PyObject *const *, size_t, PyObject *);
+#define HAVE_VECTORCALL (1UL << 11)
+#define VECTORCALL_OFFSET ((size_t)1 << (8 * sizeof(size_t) - 1))
+
 enum place { IN_APP = 1, IN_SERVER = 2 };       /* as enum rm_guard_place */
 
 /* One class of requests: its grant, and what was used of it since the last settling. */
@@ -92,7 +97,8 @@ typedef struct {
 } Stay;
 
 /* module.c */
-extern int *(*rm_place)(void);          /* guard.c's rm_guard_place */
+extern int *(*rm_place)(void);          /* guard.c's rm_guard_place, */
+extern unsigned long long (*rm_refusals)(void);         /* and rm_guard_thread_refusals */
 PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec);
 
 /* core.c */
@@ -110,5 +116,8 @@ PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t cou
 
 /* asgi.c */
 bool rm_asgi_init(PyObject *module);
+
+/* wsgi.c */
+bool rm_wsgi_init(PyObject *module);
 
 #endif

@@ -1,0 +1,650 @@
+/* WSGI requests that start under a grant: the response that stands between the app and the server (PEP 3333).
+ *
+ * One object is all that a request needs: what the app calls to start its answer, what the server iterates over and
+ * closes, and what adapters find in the environ. What begins otherwise than with an answer is handed to Python. */
+
+#include "turn.h"
+
+#include <stddef.h>
+#include <string.h>
+#include <structmember.h>
+
+static PyTypeObject *gated_type, *response_type, *sized_type, *generator_type;
+static PyObject *s_method, *s_path, *s_script, *s_length, *s_coding, *s_admitted, *s_file_wrapper, *s_close, *s_len,
+    *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty;
+
+/* An app behind a gate. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *app;
+    Turns *turns;
+    PyObject *asked;        /* what is called for a request that has to be asked for */
+    PyObject *adopt;        /* makes what Python deals with of a Response */
+    PyObject *question;     /* the Ask for an environ */
+    PyObject *served;       /* what is called when a request left while others wait */
+} Gated;
+
+typedef struct {
+    PyObject_HEAD
+    vectorcall call;
+    Stay stay;
+    Gated *gated;
+    PyObject *environ, *start_response;
+    PyObject *pieces, *iterator, *close;
+    PyObject *write;        /* the server's */
+    PyObject *python;       /* what took over */
+    PyObject *shed;
+    unsigned long long refusals;
+    Py_ssize_t at;          /* in a list or tuple of pieces */
+    bool began, given, ended, closed;
+} Response;
+
+/* ---- Response ---- */
+
+static int response_left(Response *self)
+{
+    Turns *turns = self->stay.turns;
+    Py_XINCREF(turns);
+    int failed = rm_stay_leave(&self->stay);
+    if (!failed && turns && turns->waiting) {
+        PyObject *done = PyObject_CallNoArgs(self->gated->served);
+        failed = done ? 0 : -1;
+        Py_XDECREF(done);
+    }
+    Py_XDECREF(turns);
+    return failed;
+}
+
+static bool adopted(Response *self)
+{
+    if (!self->python)
+        self->python = PyObject_CallFunctionObjArgs(self->gated->adopt, (PyObject *)self, NULL);
+    return self->python != NULL;
+}
+
+/* Whether a refusal takes the place of the error that is set; it is not set any more then. */
+static bool withheld(Response *self)
+{
+    PyObject *kind, *error, *trace, *answer = NULL;
+    PyErr_Fetch(&kind, &error, &trace);
+    PyErr_NormalizeException(&kind, &error, &trace);
+    if (trace)
+        PyException_SetTraceback(error, trace);
+    if (adopted(self))
+        answer = PyObject_CallMethodObjArgs(self->python, s_withhold, error, NULL);
+    int done = answer ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    if (done > 0 || done < 0) { /* refused, or another error came of it */
+        Py_XDECREF(kind);
+        Py_XDECREF(error);
+        Py_XDECREF(trace);
+        return done > 0;
+    }
+    PyErr_Restore(kind, error, trace);
+    return false;
+}
+
+/* Whether Python withholds the answer; -1: an error. */
+static int is_shed(Response *self)
+{
+    if (!self->python)
+        return 0;
+    PyObject *shed = PyObject_GetAttr(self->python, s_shed);
+    if (!shed)
+        return -1;
+    int found = shed != Py_None;
+    Py_DECREF(shed);
+    return found;
+}
+
+static PyObject *next_of_python(Response *self)
+{
+    if (!self->iterator && !(self->iterator = PyObject_GetIter(self->python)))
+        return NULL;
+    return PyIter_Next(self->iterator);
+}
+
+static void give(Response *self)
+{
+    self->given = true;
+    rm_stay_answered(&self->stay);
+}
+
+static PyObject *response_close(Response *self, PyObject *unused);
+
+static PyObject *next_piece(Response *self)
+{
+    if (PyList_CheckExact(self->pieces))
+        return self->at < PyList_Size(self->pieces) ? Py_NewRef(PyList_GetItem(self->pieces, self->at++)) : NULL;
+    if (PyTuple_CheckExact(self->pieces))
+        return self->at < PyTuple_Size(self->pieces) ? Py_NewRef(PyTuple_GetItem(self->pieces, self->at++)) : NULL;
+    if (!self->iterator && !(self->iterator = PyObject_GetIter(self->pieces)))
+        return NULL;
+    int *here = rm_place();
+    *here = IN_APP;
+    PyObject *piece = PyIter_Next(self->iterator);
+    *here = IN_SERVER;
+    return piece;
+}
+
+static PyObject *response_next(Response *self)
+{
+    if (self->ended || self->closed)
+        return NULL;
+    if (is_shed(self) > 0)
+        return next_of_python(self);
+    if (!self->pieces)
+        return NULL;
+    PyObject *piece = next_piece(self);
+    int shed = piece || !PyErr_Occurred() ? is_shed(self) : withheld(self) ? 1 : -1;
+    if (shed) {
+        Py_XDECREF(piece);
+        Py_CLEAR(self->iterator);
+        self->ended = shed < 0;
+        return shed > 0 ? next_of_python(self) : NULL;
+    }
+    if (piece == Py_None)
+        Py_CLEAR(piece);
+    if (!piece) {
+        self->ended = true;
+        if (self->stay.lost) {
+            /* what was given is sent by now, and nobody needs the rest */
+            PyObject *done = response_close(self, NULL);
+            Py_XDECREF(done);
+        }
+        return NULL;
+    }
+    if (!self->given) {
+        int any = PyBytes_CheckExact(piece) ? PyBytes_Size(piece) != 0 : PyObject_IsTrue(piece);
+        if (any < 0) {
+            Py_DECREF(piece);
+            return NULL;
+        }
+        if (any)
+            give(self);
+    }
+    return piece;
+}
+
+static PyObject *response_close(Response *self, PyObject *unused)
+{
+    (void)unused;
+    if (self->closed)
+        Py_RETURN_NONE;
+    self->closed = true;
+    PyObject *python = self->python, *close = self->close, *done;
+    self->python = self->close = NULL;
+    Py_CLEAR(self->iterator);
+    Py_CLEAR(self->pieces);
+    if (python) { /* which closes what the app gave, and leaves */
+        done = PyObject_CallMethodObjArgs(python, s_close, NULL);
+        Py_DECREF(python);
+        Py_XDECREF(close);
+        return done;
+    }
+    done = close ? PyObject_CallNoArgs(close) : Py_NewRef(Py_None);
+    if (done) {
+        Py_XDECREF(close);
+        if (response_left(self))
+            Py_CLEAR(done);
+        return done;
+    }
+    PyObject *kind, *value, *trace;
+    PyErr_Fetch(&kind, &value, &trace);
+    Py_XDECREF(close);
+    if (response_left(self))
+        PyErr_WriteUnraisable((PyObject *)self);
+    PyErr_Restore(kind, value, trace);
+    return NULL;
+}
+
+/* What Python makes of a start that may be an error's. */
+static PyObject *start_in_python(Response *self, PyObject *args, PyObject *options)
+{
+    if (!adopted(self))
+        return NULL;
+    PyObject *start = PyObject_GetAttr(self->python, s_start);
+    PyObject *write = start ? PyObject_Call(start, args, options) : NULL;
+    Py_XDECREF(start);
+    if (write && is_shed(self) == 0) { /* the app's own: it goes on here */
+        self->began = true;
+        Py_CLEAR(self->python);
+    }
+    return write;
+}
+
+/* start_response(status, headers[, exc_info]), and write(data), which it gives. */
+static PyObject *response_called(Response *self, PyObject *const *args, size_t flags, PyObject *names)
+{
+    size_t count = flags & ~VECTORCALL_OFFSET;
+    bool named = names && PyTuple_Size(names);
+    if (count == 1 && !named && self->write) {
+        give(self);
+        return PyObject_CallFunctionObjArgs(self->write, args[0], NULL);
+    }
+    bool plain = !named && (count == 2 || count == 3) && PyUnicode_CheckExact(args[0]);
+    if (plain && !self->given && PyUnicode_GetLength(args[0]) > 2 && PyUnicode_ReadChar(args[0], 0) == '5' &&
+        PyUnicode_ReadChar(args[0], 1) == '0' && PyUnicode_ReadChar(args[0], 2) == '0')
+        plain = false;
+    if (!plain || self->closed || self->python) {
+        if (!self->gated || self->closed) {
+            PyErr_SetString(PyExc_RuntimeError, "start_response() was called once the response was closed.");
+            return NULL;
+        }
+        PyObject *positional = PyTuple_New((Py_ssize_t)count), *options = named ? PyDict_New() : NULL, *done = NULL;
+        bool good = positional && (!named || options);
+        for (size_t at = 0; good && at < count; at++)
+            PyTuple_SetItem(positional, (Py_ssize_t)at, Py_NewRef(args[at]));
+        for (Py_ssize_t at = 0; good && named && at < PyTuple_Size(names); at++)
+            good = !PyDict_SetItem(options, PyTuple_GetItem(names, at), args[count + (size_t)at]);
+        if (good)
+            done = start_in_python(self, positional, options);
+        Py_XDECREF(positional);
+        Py_XDECREF(options);
+        return done;
+    }
+    self->began = true;
+    int with_error = count == 3 ? PyObject_IsTrue(args[2]) : 0;
+    if (with_error < 0)
+        return NULL;
+    PyObject *write =
+        PyObject_CallFunctionObjArgs(self->start_response, args[0], args[1], with_error ? args[2] : NULL, NULL);
+    if (!write)
+        return NULL;
+    Py_XDECREF(self->write);
+    self->write = write;
+    return Py_NewRef((PyObject *)self);
+}
+
+static PyObject *response_call(Response *self, PyObject *args, PyObject *options)
+{
+    enum { MOST = 4 };
+    PyObject *given[MOST];
+    Py_ssize_t count = PyTuple_Size(args);
+    if (count > MOST || (options && PyDict_Size(options)))
+        return start_in_python(self, args, options);
+    for (Py_ssize_t at = 0; at < count; at++)
+        given[at] = PyTuple_GetItem(args, at);
+    return response_called(self, given, (size_t)count, NULL);
+}
+
+static Py_ssize_t response_length(Response *self)
+{
+    return self->pieces ? PyObject_Size(self->pieces) : 0;
+}
+
+static PyObject *response_lose(Response *self, PyObject *unused)
+{
+    (void)unused;
+    self->stay.lost = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *response_answered(Response *self, PyObject *unused)
+{
+    (void)unused;
+    rm_stay_answered(&self->stay);
+    Py_RETURN_NONE;
+}
+
+static PyObject *response_leave(Response *self, PyObject *unused)
+{
+    (void)unused;
+    if (rm_stay_leave(&self->stay))
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *response_get_ask(Response *self, void *unused)
+{
+    (void)unused;
+    return PyObject_CallFunctionObjArgs(self->gated->question, self->environ, NULL);
+}
+
+static PyObject *response_get_none(Response *self, void *unused)
+{
+    (void)self, (void)unused;
+    Py_RETURN_NONE;
+}
+
+static PyObject *response_get_false(Response *self, void *unused)
+{
+    (void)self, (void)unused;
+    Py_RETURN_FALSE;
+}
+
+static int response_traverse(Response *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->stay.turns);
+    Py_VISIT(self->gated);
+    Py_VISIT(self->environ);
+    Py_VISIT(self->start_response);
+    Py_VISIT(self->pieces);
+    Py_VISIT(self->iterator);
+    Py_VISIT(self->close);
+    Py_VISIT(self->write);
+    Py_VISIT(self->python);
+    Py_VISIT(self->shed);
+    return 0;
+}
+
+static int response_clear(Response *self)
+{
+    Py_CLEAR(self->environ);
+    Py_CLEAR(self->start_response);
+    Py_CLEAR(self->pieces);
+    Py_CLEAR(self->iterator);
+    Py_CLEAR(self->close);
+    Py_CLEAR(self->write);
+    Py_CLEAR(self->python);
+    Py_CLEAR(self->shed);
+    return 0;
+}
+
+static void response_dealloc(Response *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->stay.turns) { /* nobody closed it */
+        PyObject *kind, *value, *trace;
+        PyErr_Fetch(&kind, &value, &trace);
+        if (rm_stay_leave(&self->stay))
+            PyErr_WriteUnraisable(NULL);
+        PyErr_Restore(kind, value, trace);
+    }
+    response_clear(self);
+    Py_XDECREF(self->gated);
+    PyObject_GC_Del(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef response_methods[] = {
+    {"close", (PyCFunction)response_close, METH_NOARGS, NULL},
+    {"lose", (PyCFunction)response_lose, METH_NOARGS, NULL},
+    {"answered", (PyCFunction)response_answered, METH_NOARGS, NULL},
+    {"leave", (PyCFunction)response_leave, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef response_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Response, call), READONLY, NULL},
+    {"shed", T_OBJECT, offsetof(Response, shed), 0, NULL},
+    {"environ", T_OBJECT, offsetof(Response, environ), READONLY, NULL},
+    {"start_response", T_OBJECT, offsetof(Response, start_response), READONLY, NULL},
+    {"pieces", T_OBJECT, offsetof(Response, pieces), READONLY, NULL},
+    {"close_pieces", T_OBJECT, offsetof(Response, close), READONLY, NULL},
+    {"refusals", T_ULONGLONG, offsetof(Response, refusals), READONLY, NULL},
+    {"began", T_BOOL, offsetof(Response, began), READONLY, NULL},
+    {"given", T_BOOL, offsetof(Response, given), READONLY, NULL},
+    {"lost", T_BOOL, offsetof(Response, stay.lost), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyGetSetDef response_getset[] = {
+    {"ask", (getter)response_get_ask, NULL, NULL, NULL},
+    {"promise", (getter)response_get_none, NULL, NULL, NULL},
+    {"exempt", (getter)response_get_false, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+/* Servers conclude from the length of one piece that of the body; the second kind alone has one. */
+#define RESPONSE_SLOTS                                                                                                 \
+    {Py_tp_dealloc, response_dealloc}, {Py_tp_traverse, response_traverse}, {Py_tp_clear, response_clear},             \
+        {Py_tp_call, response_call}, {Py_tp_methods, response_methods}, {Py_tp_members, response_members},             \
+        {Py_tp_getset, response_getset}, {Py_tp_iter, PyObject_SelfIter}, {Py_tp_iternext, response_next}
+static PyType_Slot response_slots[] = {RESPONSE_SLOTS, {0, NULL}};
+static PyType_Slot sized_slots[] = {RESPONSE_SLOTS, {Py_mp_length, response_length}, {0, NULL}};
+#define RESPONSE_FLAGS (Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | HAVE_VECTORCALL)
+static PyType_Spec response_spec = {
+    "resource_monitor._native._turn.Response", sizeof(Response), 0, RESPONSE_FLAGS, response_slots,
+};
+static PyType_Spec sized_spec = {
+    "resource_monitor._native._turn.SizedResponse", sizeof(Response), 0, RESPONSE_FLAGS, sized_slots,
+};
+
+static void become_sized(Response *self)
+{
+    Py_INCREF(sized_type);
+    Py_SET_TYPE((PyObject *)self, sized_type);
+    Py_DECREF(response_type);
+}
+
+/* ---- Gated ---- */
+
+/* The text that a path of PEP 3333 is: byte for byte what the client sent. Borrowed, NULL where Python has to see. */
+static PyObject *path_of(PyObject *environ, PyObject *key)
+{
+    PyObject *path = PyDict_GetItemWithError(environ, key);
+    if (!path)
+        return s_empty;
+    if (!PyUnicode_CheckExact(path))
+        return NULL;
+    Py_ssize_t length, characters = PyUnicode_GetLength(path);
+    return PyUnicode_AsUTF8AndSize(path, &length) && length == characters ? path : NULL;
+}
+
+static bool without_body(PyObject *environ)
+{
+    if (PyDict_GetItemWithError(environ, s_coding))
+        return false;
+    PyObject *length = PyDict_GetItemWithError(environ, s_length);
+    return !length || (PyUnicode_CheckExact(length) && (PyUnicode_GetLength(length) == 0 ||
+                                                        PyUnicode_CompareWithASCIIString(length, "0") == 0));
+}
+
+/* A request's Response, or NULL without an error where Python has to decide. */
+static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
+{
+    Turns *turns = self->turns;
+    if (turns->closed || turns->waiting || !PyDict_CheckExact(environ))
+        return NULL;
+    PyObject *method = PyDict_GetItemWithError(environ, s_method), *path = path_of(environ, s_path),
+             *mount = path_of(environ, s_script);
+    if (!method || !path || !mount || !PyUnicode_CheckExact(method) ||
+        PyUnicode_CompareWithASCIIString(method, "OPTIONS") == 0 || !without_body(environ))
+        return NULL;
+    Lane *lane = rm_turns_lane(turns, method, path);
+    int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns) : -1, need = 0;
+    if (now < 0 || !rm_turns_ready(turns, lane, now) || rm_turns_is_exempt(turns, path, mount) ||
+        !rm_turns_need(turns, environ, &need))
+        return NULL;
+    Response *response = PyObject_GC_New(Response, response_type);
+    if (!response)
+        return NULL;
+    memset((char *)response + offsetof(Response, call), 0, sizeof *response - offsetof(Response, call));
+    response->call = (vectorcall)response_called;
+    response->gated = (Gated *)Py_NewRef((PyObject *)self);
+    response->environ = Py_NewRef(environ);
+    response->start_response = Py_NewRef(start_response);
+    response->refusals = rm_refusals();
+    PyObject_GC_Track(response);
+    if (PyDict_SetItem(environ, s_admitted, (PyObject *)response) || !rm_turns_ready(turns, lane, now)) {
+        PyObject *kind, *value, *trace;
+        PyErr_Fetch(&kind, &value, &trace);
+        if (PyDict_DelItem(environ, s_admitted))
+            PyErr_Clear();
+        PyErr_Restore(kind, value, trace);
+        Py_DECREF(response);
+        return NULL;
+    }
+    rm_turns_start(turns, lane, now, need, &response->stay);
+    return response;
+}
+
+/* What the server gets back for its file wrapper, which it may send without reading it; NULL, maybe with an error. */
+static PyObject *handed_over(Response *self)
+{
+    PyObject *wrapper = PyDict_GetItemWithError(self->environ, s_file_wrapper);
+    if (!wrapper || !PyType_Check(wrapper) || !PyObject_TypeCheck(self->pieces, (PyTypeObject *)wrapper))
+        return NULL;
+    PyObject *answer =
+        adopted(self) ? PyObject_CallMethodObjArgs(self->python, s_hand_over, self->pieces, NULL) : NULL;
+    int done = answer ? PyObject_IsTrue(answer) : -1;
+    Py_XDECREF(answer);
+    PyObject *pieces = done > 0 ? Py_NewRef(self->pieces) : NULL;
+    if (done > 0) { /* what is Python's now leaves with it */
+        Py_CLEAR(self->close);
+        Py_CLEAR(self->pieces);
+    }
+    Py_CLEAR(self->python);
+    return pieces;
+}
+
+/* The iterable for the server; a new reference in place of the one to the response. */
+static PyObject *begin(Gated *self, Response *response)
+{
+    int *here = rm_place();
+    *here = IN_APP;
+    response->pieces = PyObject_CallFunctionObjArgs(self->app, response->environ, (PyObject *)response, NULL);
+    *here = IN_SERVER;
+    if (!response->pieces)
+        return withheld(response) ? (PyObject *)response : NULL;
+    if (PyList_CheckExact(response->pieces) || PyTuple_CheckExact(response->pieces)) {
+        if (!response->python)
+            become_sized(response);
+        return (PyObject *)response;
+    }
+    response->close = PyObject_GetAttr(response->pieces, s_close);
+    if (!response->close) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+            return withheld(response) ? (PyObject *)response : NULL;
+        PyErr_Clear();
+    }
+    if (response->python) { /* the answer is withheld; what the app gave is to be closed all the same */
+        PyObject *done = PyObject_CallMethodObjArgs(response->python, s_takes_over, (PyObject *)response, NULL);
+        Py_XDECREF(done);
+        return done ? (PyObject *)response : NULL;
+    }
+    if (Py_TYPE(response->pieces) == generator_type)
+        return (PyObject *)response;
+    PyObject *file = handed_over(response);
+    if (file) {
+        Py_DECREF(response);
+        return file;
+    }
+    if (PyErr_Occurred())
+        return NULL;
+    if (PyObject_HasAttr((PyObject *)Py_TYPE(response->pieces), s_len))
+        become_sized(response);
+    return (PyObject *)response;
+}
+
+static PyObject *gated_call(Gated *self, PyObject *args, PyObject *options)
+{
+    if (!self->turns) {
+        PyErr_SetString(PyExc_RuntimeError, "The app is behind no gate yet.");
+        return NULL;
+    }
+#ifndef Py_GIL_DISABLED
+    if (PyTuple_Size(args) == 2 && !(options && PyDict_Size(options))) {
+        Response *response = enter(self, PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1));
+        if (response) {
+            PyObject *iterable = begin(self, response);
+            if (!iterable) {
+                PyObject *kind, *value, *trace;
+                PyErr_Fetch(&kind, &value, &trace);
+                if (response_left(response))
+                    PyErr_WriteUnraisable(NULL);
+                response_clear(response);
+                Py_DECREF(response);
+                PyErr_Restore(kind, value, trace);
+            }
+            return iterable;
+        }
+        /* Python asks again, and says what is wrong; what is no matter of the request ends it */
+        if (PyErr_Occurred()) {
+            if (!PyErr_ExceptionMatches(PyExc_Exception))
+                return NULL;
+            PyErr_Clear();
+        }
+    }
+#endif
+    return PyObject_Call(self->asked, args, options);
+}
+
+static PyObject *gated_use(Gated *self, PyObject *args)
+{
+    PyObject *turns, *asked, *adopt, *question, *served;
+    if (!PyArg_ParseTuple(args, "O!OOOO:use", rm_turns_type, &turns, &asked, &adopt, &question, &served))
+        return NULL;
+    if (self->turns) {
+        PyErr_SetString(PyExc_RuntimeError, "The app is behind a gate already.");
+        return NULL;
+    }
+    self->turns = (Turns *)Py_NewRef(turns);
+    self->asked = Py_NewRef(asked);
+    self->adopt = Py_NewRef(adopt);
+    self->question = Py_NewRef(question);
+    self->served = Py_NewRef(served);
+    Py_RETURN_NONE;
+}
+
+static int gated_traverse(Gated *self, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->app);
+    Py_VISIT(self->turns);
+    Py_VISIT(self->asked);
+    Py_VISIT(self->adopt);
+    Py_VISIT(self->question);
+    Py_VISIT(self->served);
+    return 0;
+}
+
+static int gated_clear(Gated *self)
+{
+    Py_CLEAR(self->app);
+    Py_CLEAR(self->asked);
+    Py_CLEAR(self->adopt);
+    Py_CLEAR(self->question);
+    Py_CLEAR(self->served);
+    return 0;
+}
+
+static void gated_dealloc(Gated *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    gated_clear(self);
+    Py_XDECREF(self->turns);
+    freefunc give_back = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    give_back(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef gated_methods[] = {
+    {"use", (PyCFunction)gated_use, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+static PyMemberDef gated_members[] = {
+    {"app", T_OBJECT, offsetof(Gated, app), 0, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyType_Slot gated_slots[] = {
+    {Py_tp_dealloc, gated_dealloc}, {Py_tp_traverse, gated_traverse}, {Py_tp_clear, gated_clear},
+    {Py_tp_call, gated_call}, {Py_tp_methods, gated_methods}, {Py_tp_members, gated_members}, {0, NULL},
+};
+static PyType_Spec gated_spec = {
+    "resource_monitor._native._turn.Gated", sizeof(Gated), 0,
+    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE, gated_slots,
+};
+
+bool rm_wsgi_init(PyObject *module)
+{
+    static const struct {
+        PyObject **where;
+        const char *text;
+    } texts[] = {
+        {&s_method, "REQUEST_METHOD"}, {&s_path, "PATH_INFO"}, {&s_script, "SCRIPT_NAME"},
+        {&s_length, "CONTENT_LENGTH"}, {&s_coding, "HTTP_TRANSFER_ENCODING"},
+        {&s_admitted, "resource_monitor.admitted"}, {&s_file_wrapper, "wsgi.file_wrapper"}, {&s_close, "close"},
+        {&s_len, "__len__"}, {&s_start, "_start"}, {&s_withhold, "_withhold"}, {&s_hand_over, "_hand_over"},
+        {&s_shed, "_shed"}, {&s_takes_over, "takes_over"}, {&s_empty, ""},
+    };
+    for (size_t at = 0; at < sizeof texts / sizeof *texts; at++)
+        if (!(*texts[at].where = PyUnicode_InternFromString(texts[at].text)))
+            return false;
+    PyObject *types = PyImport_ImportModule("types");
+    generator_type = types ? (PyTypeObject *)PyObject_GetAttrString(types, "GeneratorType") : NULL;
+    Py_XDECREF(types);
+    return generator_type && (response_type = rm_add_type(module, &response_spec)) &&
+        (sized_type = rm_add_type(module, &sized_spec)) && (gated_type = rm_add_type(module, &gated_spec));
+}

@@ -1,0 +1,533 @@
+"""WSGI requests that start under a grant: to the app, the server and the guard they are like any other."""
+
+import gc
+import io
+import sys
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+from wsgiref.validate import validator
+
+import pytest
+from granted import know_all_classes
+from machine import Service
+
+from resource_monitor._native._turn import Response, SizedResponse
+from resource_monitor.guard import IN_APP, IN_SERVER, place
+from resource_monitor.middleware import ADMITTED, WSGIMemoryBackpressureMiddleware, gate
+
+Environ = dict[str, Any]
+Responses = (Response, SizedResponse)
+
+
+@pytest.fixture(autouse=True)
+def _every_class_known_and_no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+
+
+@pytest.fixture(autouse=True)
+def _in_the_server() -> Iterator[None]:
+    """As a server's thread is."""
+    before, place()[0] = place()[0], IN_SERVER
+    yield
+    place()[0] = before
+
+
+def environ(path: str = "/", method: str = "GET", **more: Any) -> Environ:
+    return {"REQUEST_METHOD": method, "PATH_INFO": path, "SCRIPT_NAME": "", **more}
+
+
+def answer(environ: Environ, start_response: Any) -> list[bytes]:
+    start_response("200 OK", [("content-type", "text/plain")])
+    return [b"hello, ", b"world"]
+
+
+class Server:
+    """What a server makes of one response."""
+
+    def __init__(self) -> None:
+        self.heads: list[tuple[Any, ...]] = []
+        self.body = b""
+
+    def start_response(self, *head: Any) -> Any:
+        self.heads.append(head)
+        return self.write
+
+    def write(self, data: bytes) -> None:
+        self.body += data
+
+    def serve(self, app: Any, request: Environ | None = None) -> Any:
+        self.response = app(environ() if request is None else request, self.start_response)
+        try:
+            for piece in self.response:
+                self.body += piece
+        finally:
+            close = getattr(self.response, "close", None)
+            if close is not None:
+                close()
+                close()
+        return self.response
+
+    @property
+    def status(self) -> str:
+        return str(self.heads[-1][0])
+
+
+def wrap(service: Service, app: Any, **options: Any) -> WSGIMemoryBackpressureMiddleware:
+    """One that has let a request in, so that the next starts under a grant."""
+    middleware = WSGIMemoryBackpressureMiddleware(answer, monitor=service.monitor, **options)
+    Server().serve(middleware)
+    assert middleware.statistics().admitted == 1
+    middleware.app = app
+    return middleware
+
+
+def serve(service: Service, app: Any, request: Environ | None = None) -> tuple[Server, Any]:
+    middleware, server = wrap(service, app), Server()
+    request = environ() if request is None else request
+    server.serve(middleware, request)
+    assert isinstance(request[ADMITTED], Responses)
+    assert middleware.statistics().in_flight == 0
+    assert place()[0] == IN_SERVER
+    return server, middleware
+
+
+# --- the app and the server ---
+
+
+def test_the_app_answers(service: Service) -> None:
+    server, middleware = serve(service, answer)
+    assert server.heads == [("200 OK", [("content-type", "text/plain")])]
+    assert server.body == b"hello, world"
+    found = middleware.statistics()
+    assert (found.admitted, found.wasted) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        environ(CONTENT_LENGTH="1"),
+        environ(HTTP_TRANSFER_ENCODING="chunked"),
+        environ(method="OPTIONS"),
+        environ("/é".encode().decode("latin-1")),
+        environ("/other"),
+        environ("/livez"),
+        {"REQUEST_METHOD": "GET", "PATH_INFO": 7},
+    ],
+    ids=str,
+)
+def test_what_is_no_plain_request_without_a_body_is_asked_for(service: Service, request_: Environ) -> None:
+    middleware = wrap(service, answer)
+    for path, method in (("/", "OPTIONS"), ("/livez", "GET"), ("/é".encode().decode("latin-1"), "GET")):
+        Server().serve(middleware, environ(path, method))
+    try:
+        Server().serve(middleware, request_)
+    except AttributeError:
+        assert request_["PATH_INFO"] == 7
+    assert not isinstance(request_.get(ADMITTED), Responses)
+
+
+@pytest.mark.parametrize("length", ["", "0"])
+def test_an_empty_body_is_none(service: Service, length: str) -> None:
+    serve(service, answer, environ(CONTENT_LENGTH=length))
+
+
+def test_it_is_what_pep_3333_asks_for(service: Service) -> None:
+    request = environ(
+        QUERY_STRING="",
+        SERVER_NAME="test",
+        SERVER_PORT="80",
+        SERVER_PROTOCOL="HTTP/1.1",
+        **{
+            "wsgi.version": (1, 0),
+            "wsgi.url_scheme": "http",
+            "wsgi.input": io.BytesIO(),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": False,
+            "wsgi.run_once": False,
+        },
+    )
+    server, middleware = Server(), wrap(service, answer)
+    server.serve(validator(middleware), request)
+    assert server.body == b"hello, world"
+    assert isinstance(request[ADMITTED], Responses)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, set, lambda pieces: (piece for piece in pieces)])
+def test_a_response_has_a_length_where_that_of_the_app_has_one(service: Service, kind: Any) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        pieces: Iterable[bytes] = kind([b"one"])
+        lengths.append(hasattr(pieces, "__len__"))
+        return pieces
+
+    lengths: list[bool] = []
+    server, _ = serve(service, app)
+    assert server.body == b"one"
+    assert hasattr(server.response, "__len__") is lengths[0]
+
+
+def test_the_length_is_that_of_the_app_s(service: Service) -> None:
+    middleware = wrap(service, answer)
+    response: Any = middleware(environ(), Server().start_response)
+    assert len(response) == 2
+    response.close()
+
+
+def test_each_step_of_the_app_is_marked(service: Service) -> None:
+    places: list[tuple[str, int]] = []
+
+    def here(name: str) -> None:
+        places.append((name, place()[0]))
+
+    class Pieces:
+        def __init__(self) -> None:
+            self.left = 2
+
+        def __iter__(self) -> "Pieces":
+            return self
+
+        def __next__(self) -> bytes:
+            here("app")
+            self.left -= 1
+            if self.left < 0:
+                raise StopIteration
+            return b"piece"
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        here("app")
+        start_response("200 OK", [])
+        return Pieces()
+
+    server, middleware = Server(), wrap(service, app)
+    response = middleware(environ(), server.start_response)
+    here("server")
+    for _ in response:
+        here("server")
+    response.close()
+    assert {name for name, _ in places} == {"app", "server"}
+    assert [mark for _, mark in places] == [{"app": IN_APP, "server": IN_SERVER}[name] for name, _ in places]
+
+
+@pytest.mark.parametrize("first", [b"", b"x"])
+@pytest.mark.parametrize("writes", [False, True])
+def test_the_answer_began_with_the_first_piece_or_what_is_written(service: Service, first: bytes, writes: bool) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        write = start_response("200 OK", [])
+        if writes:
+            write(b"written")
+        yield first
+        yield b"last"
+
+    middleware, server = wrap(service, app), Server()
+    response: Any = middleware(environ(), server.start_response)
+    next(iter(response))
+    middleware.statistics()
+    assert middleware.gate._routes.find("GET", "/")._unanswered == (0 if first or writes else 1)
+    assert server.body == (b"written" if writes else b"")
+    response.close()
+    assert middleware.statistics().in_flight == 0
+
+
+def test_a_second_start_replaces_the_first_and_bad_calls_fail_as_the_server_says(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        start_response("404 Not Found", [("a", "b")], None)
+        try:
+            raise ValueError
+        except ValueError:
+            start_response("418 Teapot", [], sys.exc_info())
+        with pytest.raises(TypeError):
+            start_response()
+        with pytest.raises(TypeError):
+            start_response("200 OK")
+        start_response(status="202 Accepted", headers=[])
+        return []
+
+    server, _ = serve(service, app)
+    assert [len(head) for head in server.heads] == [2, 2, 3, 2]
+    assert server.status == "202 Accepted"
+
+
+def test_the_app_s_own_close_is_called_once_and_its_error_reaches_the_server(service: Service) -> None:
+    closed: list[bool] = []
+
+    class Pieces(list[bytes]):
+        def close(self) -> None:
+            closed.append(True)
+            raise ValueError("closing")
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return Pieces([b"x"])
+
+    middleware = wrap(service, app)
+    with pytest.raises(ValueError, match="closing"):
+        Server().serve(middleware)
+    assert closed == [True]
+    assert middleware.statistics().in_flight == 0
+
+
+def test_a_file_is_handed_over_to_the_server(service: Service) -> None:
+    class Wrapper:
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.closed = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b"content"
+
+        def close(self) -> None:
+            self.closed += 1
+
+    files: list[Wrapper] = []
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        files.append(environ["wsgi.file_wrapper"]("file"))
+        return files[0]
+
+    middleware, server = wrap(service, app), Server()
+    response: Any = middleware(environ(**{"wsgi.file_wrapper": Wrapper}), server.start_response)
+    assert response is files[0]
+    assert middleware.statistics().in_flight == 1
+    response.close()
+    response.close()
+    assert files[0].__class__ is Wrapper
+    assert middleware.statistics().in_flight == 0
+
+
+def test_a_response_that_is_dropped_leaves(service: Service) -> None:
+    middleware = wrap(service, answer)
+    response = middleware(environ(), Server().start_response)
+    assert middleware.statistics().in_flight == 1
+    del response
+    gc.collect()
+    assert middleware.statistics().in_flight == 0
+
+
+def test_nothing_comes_of_a_response_that_is_closed(service: Service) -> None:
+    starts: list[Any] = []
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        starts.append(start_response)
+        yield b"x"
+
+    middleware = wrap(service, app)
+    response: Any = middleware(environ(), Server().start_response)
+    next(iter(response))
+    response.close()
+    assert list(response) == []
+    with pytest.raises(RuntimeError):
+        starts[0]("200 OK", [])
+
+
+# --- requests that fail ---
+
+
+def fails_at_once(environ: Environ, start_response: Any) -> Iterable[bytes]:
+    raise MemoryError
+
+
+def fails_in_the_first_piece(environ: Environ, start_response: Any) -> Iterator[bytes]:
+    start_response("200 OK", [])
+    raise MemoryError
+    yield b""
+
+
+def answers_for_the_error(environ: Environ, start_response: Any) -> Iterable[bytes]:
+    try:
+        raise MemoryError
+    except MemoryError:
+        start_response("500 Internal Server Error", [], sys.exc_info())
+    return [b"sorry"]
+
+
+def answers_later_for_the_error(environ: Environ, start_response: Any) -> Iterator[bytes]:
+    try:
+        raise MemoryError
+    except MemoryError:
+        start_response("500 Internal Server Error", [])
+    yield b"sorry"
+
+
+@pytest.mark.parametrize(
+    "app", [fails_at_once, fails_in_the_first_piece, answers_for_the_error, answers_later_for_the_error]
+)
+def test_a_request_that_runs_out_of_memory_is_refused_and_the_next_is_asked_for(service: Service, app: Any) -> None:
+    server, middleware = serve(service, app)
+    assert server.status.startswith("503")
+    assert b"short of memory" in server.body
+    assert b"sorry" not in server.body
+    found = middleware.statistics()
+    assert (found.wasted, found.routes["GET /"].wasted) == (1, 1)
+    request = environ()
+    Server().serve(middleware, request)
+    assert not isinstance(request[ADMITTED], Responses)
+
+
+def test_what_the_app_gave_is_closed_though_its_answer_is_withheld(service: Service) -> None:
+    closed: list[bool] = []
+
+    class Pieces(list[bytes]):
+        def close(self) -> None:
+            closed.append(True)
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        answers_for_the_error(environ, start_response)
+        return Pieces([b"sorry"])
+
+    server, _ = serve(service, app)
+    assert server.status.startswith("503")
+    assert closed == [True]
+
+
+def test_once_something_was_given_the_error_is_the_server_s(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"some"
+        raise MemoryError
+
+    middleware, server = wrap(service, app), Server()
+    with pytest.raises(MemoryError):
+        server.serve(middleware)
+    assert server.body == b"some"
+    found = middleware.statistics()
+    assert (found.wasted, found.in_flight) == (1, 0)
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_what_the_app_raises_reaches_the_server(service: Service, when: str) -> None:
+    def at_once(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        raise ValueError("mine")
+
+    def later(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        raise ValueError("mine")
+        yield b""
+
+    middleware = wrap(service, at_once if when == "at once" else later)
+    with pytest.raises(ValueError, match="mine") as raised:
+        Server().serve(middleware)
+    assert any(entry.name in ("at_once", "later") for entry in raised.traceback)
+    found = middleware.statistics()
+    assert (found.wasted, found.in_flight) == (0, 0)
+
+
+def test_a_framework_s_500_for_its_own_error_passes(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        try:
+            raise ValueError
+        except ValueError:
+            start_response("500 Internal Server Error", [], sys.exc_info())(b"written, ")
+        return [b"sorry"]
+
+    server, middleware = serve(service, app)
+    assert server.status == "500 Internal Server Error"
+    assert server.body == b"written, sorry"
+    assert middleware.statistics().wasted == 0
+
+
+def test_a_request_that_says_that_it_was_lost_is(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        environ[ADMITTED].lose()
+        return answer(environ, start_response)
+
+    server, middleware = serve(service, app)
+    assert server.body == b"hello, world"
+    assert middleware.statistics().wasted == 1
+
+
+# --- nothing is left behind ---
+
+
+def test_threads_leave_nothing_behind(service: Service) -> None:
+    middleware = wrap(service, answer, max_in_flight=20, request_cost=100)
+
+    def work() -> None:
+        for _ in range(1000):
+            Server().serve(middleware)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = middleware.statistics()
+    assert (found.admitted, found.in_flight, found.promised) == (4001, 0, 0)
+
+
+def test_a_hundred_thousand_requests_leave_nothing_behind(service: Service) -> None:
+    def fails(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        raise ValueError
+
+    def generates(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"x"
+
+    middleware = wrap(service, answer)
+
+    def start_response(*head: Any) -> None:
+        return None
+
+    def rounds(count: int) -> None:
+        for number in range(count):
+            middleware.app = (answer, fails, generates)[number % 3]
+            try:
+                response: Any = middleware(environ(), start_response)
+            except ValueError:
+                continue
+            for _ in response:
+                pass
+            response.close()
+
+    rounds(3000)
+    gc.collect()
+    blocks, objects, references = sys.getallocatedblocks(), len(gc.get_objects()), sys.getrefcount(None)
+    rounds(100_000)
+    gc.collect()
+    assert sys.getallocatedblocks() - blocks < 500
+    assert len(gc.get_objects()) - objects < 100
+    assert sys.getrefcount(None) - references < 500
+    assert middleware.statistics().admitted > 100_000
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_wherever_an_allocation_fails_the_request_leaves(service: Service, raises: bool) -> None:
+    testcapi = pytest.importorskip("_testcapi")
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        if raises:
+            raise MemoryError
+        return [b"hello"]
+
+    def start_response(*head: Any) -> None:
+        return None
+
+    middleware = wrap(service, answer)
+    outcomes = set()
+    for number in range(150):
+        path = f"/{chr(ord('a') + number // 26)}{chr(ord('a') + number % 26)}"  # a class that lost nothing yet
+        middleware.app = answer
+        Server().serve(middleware, environ(path))  # asked for, so that there is a grant
+        middleware.app = app
+        request, response, outcome = environ(path), None, "done"
+        testcapi.set_nomemory(number, number + 1)
+        try:
+            response = middleware(request, start_response)
+            for _ in response:
+                pass
+        except (MemoryError, SystemError):  # CPython's own, for a frame that it has no memory for
+            outcome = "error"
+        finally:
+            testcapi.remove_mem_hooks()
+        getattr(response, "close", lambda: None)()
+        outcomes.add((outcome, isinstance(request.get(ADMITTED), Responses)))
+        del response
+        request.clear()
+        gc.collect()
+        assert middleware.statistics().in_flight == 0, number
+    assert ("done", True) in outcomes
