@@ -66,15 +66,11 @@ class MemoryBackpressureMiddleware:
             response = await turn
         except BaseException as error:
             try:
-                response = turn.response or self._respond(turn, send, scope, receive)
-                shed = response.shed_for(error)
-                if shed is None:
-                    raise
-                let_go(error)
-                if response.started:
-                    raise
+                shed = self._withheld(turn, error, scope, receive, send)
             finally:
                 turn.leave()
+            if shed is None:
+                raise
         else:
             shed = None if response is None or response.started else response.withheld
         if shed is not None:
@@ -142,6 +138,20 @@ class MemoryBackpressureMiddleware:
             here.look_at(door)
             self._enter = door.enter
         return here
+
+    def _withheld(self, turn: Turn, error: BaseException, scope: Scope, receive: Receive, send: Send) -> Shed | None:
+        """Why a request that failed is refused after all; ``None`` where the error is the server's."""
+        response: _Response | None = turn.response
+        if response is None:
+            if not (lost_to_memory(error) or caused_by(error, BodyTooLarge)):
+                return None
+            response = self._respond(turn, send, scope, receive)
+        shed = response.shed_for(error)
+        if shed is None:
+            return None
+        # the next admission must find the memory free
+        let_go(error)
+        return None if response.started else shed
 
     def _respond(self, turn: Turn, send: Send, scope: Scope, receive: Receive) -> _Response:
         """What sends the answer of a request that may have to be refused after all."""

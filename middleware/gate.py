@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 
 from resource_monitor._native._turn import Response, Turn, Turns
@@ -253,7 +254,7 @@ class Gate:
         shed = self.count_refusal(ask, reason)
         if not self.dry_run:
             return shed
-        with self._settled:
+        with self._lock, self._settled:
             route = self._routes.find(ask.method, ask.path)
             admitted = Admitted(self, route, ask, time.monotonic())
             self._admission.starts(route)
@@ -262,7 +263,7 @@ class Gate:
 
     def count_refusal(self, ask: Ask, reason: Reason, *, started: bool = False) -> Shed:
         """Count a refusal, of a request or of the rest of its body, and log the first of a time of shedding."""
-        with self._settled:
+        with self._lock, self._settled:
             self._shed[reason] += 1
             began = is_stuck = False
             if reason is not Reason.TOO_LARGE:
@@ -335,7 +336,7 @@ class Gate:
 
     def leave(self, route: Route | None, began: float, *, lost: bool) -> None:
         """A request that began at ``began`` seconds is over; use :meth:`Admitted.leave`, which does this once."""
-        with self._settled:
+        with self._lock, self._settled:
             self._in_flight -= 1
             self._wasted += lost
             if route is not None:
@@ -345,7 +346,7 @@ class Gate:
 
     def lagged(self, seconds: float, *, queued: int = 0) -> None:
         """The event loop came so many seconds late; ``queued`` connections wait to be accepted."""
-        with self._settled:
+        with self._lock, self._settled:
             decided = self._admitted + self._exempt + self._shed.total()
             self._admission.lagged(seconds, time.monotonic(), queued=queued, decided=decided)
 
@@ -372,7 +373,7 @@ class Gate:
         """The counts of this moment."""
         self._update_pressure()
         monitor, ledger = self._connected, self._ledger
-        with self._settled:
+        with self._lock, self._settled:
             return Statistics(
                 in_flight=self._in_flight,
                 admitted=self._admitted,
@@ -416,7 +417,7 @@ class Gate:
             if not self._admit_blindly:
                 return
             headroom = UNBOUNDED
-        with self._settled:
+        with self._lock, self._settled:
             ended = self._admission.admitted(headroom, time.monotonic())
         if ended:
             _log_end(headroom)
@@ -424,7 +425,7 @@ class Gate:
     def _begin(self, ask: Ask, headroom: int, fresh_until: float = 0.0) -> Admitted | Reason:
         """Ask admission, and begin the request if it may. Memory that is kept for others is not left for this one.
         Those like it need not ask before ``fresh_until``, if admission grants that."""
-        with self._settled:
+        with self._lock, self._settled:
             if self._behind:
                 raise MemoryError
             now = time.monotonic()
@@ -473,7 +474,7 @@ class Gate:
 
     def _idle(self) -> None:
         """The other workers know of requests in flight, and there are none."""
-        with self._settled:
+        with self._lock, self._settled:
             self._tell(time.monotonic())
 
     def _tell(self, now: float) -> None:
@@ -558,7 +559,7 @@ class Gate:
         lowest = floor
         if self._adaptive and self._guard:
             lowest = min(floor, int(_LOWEST_SHARE * guarded_floor()))
-        with self._settled:
+        with self._lock, self._settled:
             self._admission.floor, self._admission.lowest = floor, lowest
             self._admission.rebase()
         monitor.watch(floor)
@@ -598,8 +599,8 @@ class Gate:
 
 
 class _Settled:
-    """The lock of ``gate``, and admission as it is once everything is told that was done under grants; meanwhile nobody
-    starts under one."""
+    """Within the lock of ``gate``: admission as it is once everything is told that was done under grants; meanwhile
+    nobody starts under one. Whoever is interrupted leaves that to the next."""
 
     __slots__ = ("_gate",)
 
@@ -608,7 +609,6 @@ class _Settled:
 
     def __enter__(self) -> None:
         gate = self._gate
-        gate._lock.acquire()
         turns = gate.turns
         gate._behind = False
         if turns.close():
@@ -625,8 +625,8 @@ class _Settled:
     def __exit__(self, *error: object) -> None:
         gate, admission = self._gate, self._gate._admission
         most = admission.max_in_flight
-        gate.turns.open(admission.era, admission.in_flight, -1 if most is None else most, gate._told)
-        gate._lock.release()
+        with suppress(MemoryError):
+            gate.turns.open(admission.era, admission.in_flight, -1 if most is None else most, gate._told)
 
 
 def _log_end(headroom: int) -> None:

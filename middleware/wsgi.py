@@ -56,7 +56,7 @@ class GatedApp(_turn.Gated):
         if isinstance(admitted, Shed):
             return _refused(self.answer(admitted, environ), body, environ, start_response)
         try:
-            response = _Response(self, ask, admitted, body, environ, start_response)
+            response = _Response(self, admitted, body, environ, start_response)
             return response.begin(self.app)
         except BaseException:
             self.left(admitted)
@@ -75,7 +75,7 @@ class GatedApp(_turn.Gated):
 
     def _adopt(self, begun: _turn.Response) -> _Response:
         """What goes on with a response that may have to be refused after all."""
-        response = _Response(self, begun.ask, begun, _NO_BODY, begun.environ, begun.start_response)
+        response = _Response(self, begun, _NO_BODY, begun.environ, begun.start_response)
         response.takes_over(begun)
         return response
 
@@ -118,7 +118,6 @@ class _Response:
     def __init__(
         self,
         middleware: GatedApp,
-        ask: Ask,
         admitted: Admitted | _turn.Response,
         body: Body,
         environ: Environ,
@@ -136,7 +135,7 @@ class _Response:
         self._input: Input | None = None
         environ[ADMITTED] = admitted
         if not body.ended and "wsgi.input" in environ and isinstance(admitted, Admitted):
-            intake = Intake(middleware.gate, ask, admitted, body)
+            intake = Intake(middleware.gate, admitted.ask, admitted, body)
             self._input = environ["wsgi.input"] = Input(environ["wsgi.input"], body.announced, intake)
 
     def takes_over(self, begun: _turn.Response) -> None:

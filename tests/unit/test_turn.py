@@ -3,6 +3,7 @@
 import gc
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from resource_monitor.limits import open_file_limits
 from resource_monitor.middleware import gate as module
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.monitor import MemoryMonitor
 
 FLOOR = 16 * MIB
 PLENTY = 200 * MIB
@@ -169,6 +171,25 @@ def test_a_grant_ends_with_the_reading(gate: Gate, way: Door, service: Service) 
     assert unasked(way) is None
 
 
+def test_it_ends_by_the_real_clock_too(machine: Machine, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    monitor = MemoryMonitor(root=str(machine.root))
+    gate = Gate(monitor=monitor, allocation_guard=False)
+    way = door(gate)
+    for _ in range(3):
+        asked(gate)
+        turns = []
+        while (turn := unasked(way)) is not None:
+            turns.append(turn)
+            for old in turns[:-1]:
+                old.leave()
+        assert time.monotonic() >= monitor.fresh_until or not turns
+        turns.append(asked(gate))
+        for old in turns:
+            old.leave()
+    assert gate.statistics().in_flight == 3
+
+
 def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
     service: Service, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -276,7 +297,7 @@ def test_while_anyone_waits_nobody_passes(gate: Gate, way: Door) -> None:
 
 def test_while_admission_is_being_changed_nobody_starts(gate: Gate, way: Door) -> None:
     asked(gate)
-    with gate._settled:
+    with gate._lock, gate._settled:
         assert unasked(way) is None
     assert let_in(way)
 

@@ -709,8 +709,8 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
         PyUnicode_CompareWithASCIIString(method, "OPTIONS") == 0 || !without_body(scope, method))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
-    int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns) : -1, need = 0;
-    if (now < 0 || !rm_turns_ready(turns, lane, now) || rm_turns_is_exempt(turns, path, mount) ||
+    int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns, lane->until) : -1, need = 0;
+    if (now < 0 || !rm_turns_ready(turns, lane, now) || rm_turns_is_exempt(turns, lane, path, mount) ||
         !rm_turns_need(turns, scope, &need))
         return NULL;
     /* before it is counted: there may be no memory for it */

@@ -15,6 +15,7 @@
 enum { CLASSES = 256, TABLE = 1024, NAME_ROOM = 512 };
 
 PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
+static int64_t tick = INT64_MAX / 4; /* ns */
 
 /* ---- Lane ---- */
 
@@ -126,6 +127,7 @@ typedef struct {
     char room[NAME_ROOM];
     char *text;
     Py_ssize_t length;
+    Py_ssize_t path;        /* where that begins */
 } Name;
 
 static bool name_of(PyObject *method, PyObject *path, Name *name)
@@ -141,6 +143,7 @@ static bool name_of(PyObject *method, PyObject *path, Name *name)
         if (name->text) {
             name->length = (Py_ssize_t)rm_name(
                 method_text, (size_t)method_length, path_text, (size_t)path_length, name->text);
+            name->path = method_length + 1;
             done = true;
         } else {
             PyErr_NoMemory();
@@ -170,6 +173,32 @@ PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t cou
     PyObject *text = PyUnicode_DecodeUTF8(name.text, name.length, "surrogatepass");
     name_free(&name);
     return text;
+}
+
+/* Whether some paths of a class may be exempt; `path` is that part of its name. */
+static bool may_be_exempt(Turns *self, const char *path, Py_ssize_t length)
+{
+    if (!self->exact || PyTuple_Size(self->prefixes))
+        return true;
+    while (length > 1 && path[length - 1] == '/')
+        length--;
+    bool found = false;
+    PyObject *paths = PyObject_GetIter(self->exact), *exact, *no_method = PyUnicode_FromStringAndSize("", 0);
+    while (!found && paths && no_method && (exact = PyIter_Next(paths))) {
+        Name name;
+        if (!name_of(no_method, exact, &name)) {
+            Py_DECREF(exact);
+            break;
+        }
+        found = name.length - name.path == length && !memcmp(name.text + name.path, path, (size_t)length);
+        name_free(&name);
+        Py_DECREF(exact);
+    }
+    found = found || PyErr_Occurred();
+    PyErr_Clear();
+    Py_XDECREF(paths);
+    Py_XDECREF(no_method);
+    return found;
 }
 
 static Lane **slot_of(Turns *self, const char *text, Py_ssize_t length, uint64_t hash)
@@ -202,6 +231,7 @@ static Lane *find_lane(Turns *self, PyObject *method, PyObject *path, bool make)
             if (!lane->text) /* no text of UTF-8 */
                 PyErr_Clear();
             lane->hash = hash;
+            lane->exempt = may_be_exempt(self, name.text + name.path, name.length - name.path);
             Lane **slot = lane->text ? slot_of(self, name.text, name.length, hash) : NULL;
             if (slot && !*slot && self->classes < CLASSES) {
                 *slot = self->order[self->classes++] = lane;
@@ -238,7 +268,15 @@ static PyObject *turns_lanes(Turns *self, PyObject *unused)
 
 /* ---- what may start, and what was used ---- */
 
-int64_t rm_turns_now(Turns *turns)
+static int64_t time_of(clockid_t clock)
+{
+    struct timespec time;
+    clock_gettime(clock, &time);
+    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+}
+
+/* The kernel keeps a coarse time, which is a quarter of the price and a tick late at most. */
+int64_t rm_turns_now(Turns *turns, int64_t until)
 {
     if (turns->clock) {
         PyObject *seconds = PyObject_CallNoArgs(turns->clock);
@@ -246,9 +284,8 @@ int64_t rm_turns_now(Turns *turns)
         Py_XDECREF(seconds);
         return now == -1.0 && PyErr_Occurred() ? -1 : (int64_t)(now * 1e9);
     }
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
+    int64_t coarse = time_of(CLOCK_MONOTONIC_COARSE);
+    return coarse + tick < until ? coarse : time_of(CLOCK_MONOTONIC);
 }
 
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
@@ -256,8 +293,10 @@ bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
     return lane->era == turns->era && now < lane->until && turns->room > 0 && !turns->closed && !turns->waiting;
 }
 
-int rm_turns_is_exempt(Turns *turns, PyObject *path, PyObject *mount)
+int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount)
 {
+    if (!lane->exempt && !(mount && PyUnicode_GetLength(mount)))
+        return 0;
     Py_ssize_t length = PyUnicode_GetLength(path);
     bool plain = length == 1 || (length > 1 && PyUnicode_ReadChar(path, length - 1) != '/');
     if (!turns->exact || !plain || (mount && PyUnicode_GetLength(mount))) {
@@ -361,7 +400,7 @@ int rm_stay_leave(Stay *stay)
         if (stay->spend == turns->spend)
             turns->tab->gross -= stay->need;
     }
-    int64_t now = rm_turns_now(turns);
+    int64_t now = rm_turns_now(turns, INT64_MAX);
     if (now < 0) { /* a clock that fails tells no time */
         failed = -1;
         now = stay->began;
@@ -543,6 +582,8 @@ static PyObject *turns_new(PyTypeObject *type, PyObject *args, PyObject *options
     self->table = PyMem_Calloc(TABLE + CLASSES, sizeof(Lane *));
     self->order = self->table + TABLE;
     self->others = lane_new(others, NULL);
+    if (self->others)
+        self->others->exempt = true;
     if (!self->table || !self->others) {
         Py_DECREF(self);
         return PyErr_NoMemory();
@@ -612,6 +653,9 @@ static PyType_Spec turns_spec = {
 
 bool rm_core_init(PyObject *module)
 {
+    struct timespec resolution;
+    if (!clock_getres(CLOCK_MONOTONIC_COARSE, &resolution))
+        tick = (int64_t)resolution.tv_sec * 1000000000 + resolution.tv_nsec;
     return (rm_lane_type = rm_add_type(module, &lane_spec)) && (rm_tab_type = rm_add_type(module, &tab_spec)) &&
         (rm_turns_type = rm_add_type(module, &turns_spec));
 }

@@ -46,6 +46,7 @@ typedef struct lane {
     int64_t first_start, first_end, last_end;   /* ns; the first good end, and the last of any kind */
     struct lane *next_used;
     bool used;
+    bool exempt;                        /* some paths of this class may be */
 } Lane;
 
 /* Bytes that requests were promised here, for the ledger that is told in bulk. */
@@ -106,12 +107,13 @@ extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 bool rm_core_init(PyObject *module);
 Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrowed; NULL without an error: none yet */
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);
-int rm_turns_is_exempt(Turns *turns, PyObject *path, PyObject *mount);   /* -1: an error */
+int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount);     /* -1: an error */
 bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need);    /* false, maybe with an error: Python decides */
 void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *stay);
 void rm_stay_answered(Stay *stay);
 int rm_stay_leave(Stay *stay);                                          /* -1: an error; it is over all the same */
-int64_t rm_turns_now(Turns *turns);                                     /* -1: an error */
+/* The time, ns, as coarsely as will do to see whether it is before `until`; -1: an error. */
+int64_t rm_turns_now(Turns *turns, int64_t until);
 PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* asgi.c */
