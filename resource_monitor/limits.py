@@ -19,7 +19,12 @@ from resource_monitor.errors import ProbeError
 from resource_monitor.sources import Consequence, Flag, Source
 
 USAGE: int = lib.RM_USAGE
+DECISIVE: int = lib.RM_DECISIVE
 FULL: int = lib.RM_FULL
+
+# attributes of lib are looked up by name each time
+_NONE: int = lib.RM_NONE
+_read = lib.rm_read
 
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
@@ -61,7 +66,8 @@ class LimitReader:
         self.membership_fd = self._files.open(membership_path)
         self.membership = _content(self.membership_fd, membership_path)
         self._sources = find()
-        self.entries: Any = ffi.new("rm_limit[]", len(self._sources))
+        self._count = len(self._sources)
+        self.entries: Any = ffi.new("rm_limit[]", self._count)
         for entry, source in zip(self.entries, self._sources, strict=True):
             entry.kind = source.kind
             entry.value = source.declared
@@ -71,27 +77,31 @@ class LimitReader:
             entry.stat_fd = self._files.open(source.stat)
         self.headroom = 0
         self.free = 0
-        self.fixed = 0
         self.tightest = 0
 
     def read(self, tier: int, margin: int = 0) -> bool:
-        """Read ``USAGE`` or ``FULL``; False when this process is not the one that opened the files.
+        """Read anew what ``tier`` says; False when this process is not the one that opened the files.
 
-        Sets ``headroom`` (the least over all limits that kill or fail), ``free`` (the same without reclaiming
-        anything), ``fixed`` (the least over those on address space) and ``tightest`` (the smallest limit);
-        ``2**64 - 1`` where nothing limits. ``USAGE`` skips limits that had more than ``margin`` beyond the least.
-        Raises :class:`ProbeError` when no limit could be read and at least one should have been.
+        ``USAGE`` keeps limits and reclaimable parts, and skips limits that had more than ``margin`` beyond the least.
+        ``DECISIVE`` reads those too, but of reclaimable parts only those that decide which limit is :meth:`first`.
+        ``FULL`` reads everything, as :meth:`limits` needs it. Sets ``headroom`` (the least over all limits that kill or
+        fail), ``free`` (the same without reclaiming anything) and ``tightest`` (the smallest limit); ``2**64 - 1``
+        where nothing limits. Raises :class:`ProbeError` when no limit could be read and at least one should have been.
         """
         outcome = self._outcome
-        if lib.rm_read(self.entries, len(self._sources), tier, self.owner, margin, outcome) != 0:
+        if _read(self.entries, self._count, tier, self.owner, margin, outcome) != 0:
             return False
         self.headroom = outcome.headroom
         self.free = outcome.free
-        self.fixed = outcome.fixed
         self.tightest = outcome.tightest
-        if outcome.least == lib.RM_NONE and (failure := self.failure()):
+        if outcome.least == _NONE and (failure := self.failure()):
             raise failure
         return True
+
+    @property
+    def fixed(self) -> int:
+        """The least headroom over the limits on address space by the last reading, ``2**64 - 1`` without one."""
+        return int(self._outcome.fixed)
 
     def moved(self) -> bool:
         """Whether the process has been moved to other cgroups since the files were opened."""
@@ -103,12 +113,12 @@ class LimitReader:
     def vanished(self) -> bool:
         """Whether the last reading found a cgroup removed under its open files (ENODEV: kernel/cgroup, kernfs)."""
         failed = self._outcome.failed
-        return bool(failed != lib.RM_NONE and self.entries[failed].error == errno.ENODEV)
+        return bool(failed != _NONE and self.entries[failed].error == errno.ENODEV)
 
     def failure(self) -> ProbeError | None:
         """Why the first limit that could not be read at the last reading could not be, or ``None``."""
         failed = self._outcome.failed
-        if failed == lib.RM_NONE:
+        if failed == _NONE:
             return None
         entry, source = self.entries[failed], self._sources[failed]
         path = (source.usage, source.limit, source.stat)[entry.failed_file] or source.where
@@ -119,11 +129,11 @@ class LimitReader:
     def first(self) -> Limit | None:
         """The limit that kills or fails first by the last reading, ``None`` when nothing does."""
         least = self._outcome.least
-        return None if least == lib.RM_NONE else self._limit(least)
+        return None if least == _NONE else self._limit(least)
 
     def limits(self) -> tuple[Limit, ...]:
-        """Every limit by the last reading, those that limit nothing included."""
-        return tuple(self._limit(index) for index in range(len(self._sources)))
+        """Every limit by the last reading, which was a ``FULL`` one, those that limit nothing included."""
+        return tuple(self._limit(index) for index in range(self._count))
 
     def _limit(self, index: int) -> Limit:
         entry, source = self.entries[index], self._sources[index]

@@ -71,6 +71,7 @@ class Sampler(ABC):
         """Every limit that was looked at, those that limit nothing included, read anew. Raises :class:`ProbeError`."""
         with self._lock:
             self._update(self._clock(), full=True)
+            self._reader.read(limits.FULL)
             return self._reader.limits()
 
     def first(self) -> Limit | None:
@@ -118,7 +119,8 @@ class Sampler(ABC):
         self._error = None
         self._headroom = headroom = self._reader.headroom
         self._read_at = now
-        self._fresh_until = now + min(max(headroom / (4 * self.speed), _SHORTEST), _LONGEST)
+        age = headroom / (4 * self.speed)
+        self._fresh_until = now + (_LONGEST if age > _LONGEST else max(age, _SHORTEST))
 
     def _read(self, now: float, *, full: bool) -> None:
         if not full:
@@ -128,9 +130,9 @@ class Sampler(ABC):
                 return
         elif now >= self._full_due and self._reader.moved():
             self._reader = self.open_limits()
-        if not self._reader.read(limits.FULL) or self._reader.vanished():
+        if not self._reader.read(limits.DECISIVE) or self._reader.vanished():
             self._reader = self.open_limits()
-            self._reader.read(limits.FULL)
+            self._reader.read(limits.DECISIVE)
         self._note_full()
         if now >= self._full_due:
             self._full_due = now + FULL_INTERVAL

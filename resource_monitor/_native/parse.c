@@ -85,7 +85,7 @@ int rm_parse_keys(const char *text, size_t length, const char *const *keys, int 
         if (space) {
             size_t key_length = (size_t)(space - text);
             for (int i = 0; i < count; i++) {
-                if (strlen(keys[i]) != key_length || memcmp(keys[i], text, key_length))
+                if (keys[i][0] != text[0] || strlen(keys[i]) != key_length || memcmp(keys[i], text, key_length))
                     continue;
                 const char *at = space;
                 u64 value;

@@ -3,6 +3,7 @@
  * thread, with or without the GIL, each on entries of its own. */
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,17 +16,25 @@
 /* memory.stat has 60-odd lines at the most and meminfo as many, so 16 KiB holds either whole. */
 enum { TEXT_SIZE = 16384 };
 
-/* One pass over the entries. The last larger file stays here: neighbours that speak of the same cgroup share it. */
+/* Neither a descriptor nor the -errno of opening one. */
+#define NO_FILE INT_MIN
+
+enum { INACTIVE_FILE, ACTIVE_FILE, MAPPED, SHMEM, DIRTY, WRITEBACK, SLAB, HIERARCHICAL, STAT_KEYS };
+
+/* One pass over the entries. The last larger file stays here, and what the last memory.stat says: neighbours that speak
+ * of the same cgroup share it. */
 struct pass {
     int tier;
     u64 mem_total;      /* of the machine: a cgroup limit of more is none */
     u64 least_visible;  /* the smallest value that a visible v1 level sets */
+    const rm_limit *below; /* the last cgroup whose reclaimable part was read */
+    int stat_fd;
+    int stat_error;
+    u64 stat[STAT_KEYS];
     int text_fd;
     ssize_t text_length;
     char text[TEXT_SIZE];
 };
-
-enum { INACTIVE_FILE, ACTIVE_FILE, MAPPED, SHMEM, DIRTY, WRITEBACK, SLAB, HIERARCHICAL, STAT_KEYS };
 
 /* v1's bare keys count the one cgroup alone, the total_ ones its children too, as its usage does
  * (Documentation/admin-guide/cgroup-v1/memory.rst, section 5.2). It has no key for reclaimable slab, v2 none for the
@@ -107,14 +116,53 @@ static int load_keys(struct pass *pass, int fd, const char *const *keys, int cou
 
 static int is_v1(int kind) { return kind == RM_CGROUP_V1 || kind == RM_CGROUP_V1_SWAP || kind == RM_CGROUP_V1_HIDDEN; }
 
+/* The entry's memory.stat into the pass, 0 for what it does not hold; without one nothing is reclaimable. */
+static int load_stat(rm_limit *limit, struct pass *pass)
+{
+    if (pass->stat_fd != limit->stat_fd) {
+        memset(pass->stat, 0, sizeof pass->stat);
+        pass->stat[HIERARCHICAL] = NO_LIMIT;
+        pass->stat_fd = limit->stat_fd;
+        pass->stat_error = load_keys(pass, limit->stat_fd, stat_keys[is_v1(limit->kind) ? 0 : 1], STAT_KEYS, 0, pass->stat);
+    }
+    if (pass->stat_error && pass->stat_error != ENOENT) {
+        failed(limit, RM_STAT_FILE, pass->stat_error);
+        return -1;
+    }
+    return 0;
+}
+
+static void read_reclaimable(rm_limit *limit, struct pass *pass)
+{
+    limit->at_least = 0;
+    if (load_stat(limit, pass))
+        return;
+    rm_reclaimable(is_v1(limit->kind) ? 1 : 2, pass->stat, &limit->reclaimable_low, &limit->reclaimable);
+    pass->below = limit;
+}
+
+/* Whether a cgroup above all visible ones sets a limit: every memory.stat below tells the least of all ancestors, so that
+ * the top's is read only where another tells of less than what is visible. */
+static int is_limited_above(rm_limit *limit, struct pass *pass)
+{
+    int told = pass->tier != RM_FULL && pass->stat_fd != NO_FILE && pass->stat[HIERARCHICAL] != NO_LIMIT;
+    if (!told || pass->stat[HIERARCHICAL] < pass->least_visible)
+        if (load_stat(limit, pass))
+            return 0;
+    limit->value = pass->stat[HIERARCHICAL];
+    limit->state = limit->value >= pass->least_visible || limit->value >= pass->mem_total ? RM_UNLIMITED : RM_LIMITED;
+    return limit->state == RM_LIMITED;
+}
+
+/* The cgroups come from the process's own upwards, so that what is reclaimable below can be reclaimed here too. */
 static void read_cgroup(rm_limit *limit, struct pass *pass)
 {
-    int version = is_v1(limit->kind) ? 1 : 2;
-    int hidden = limit->kind == RM_CGROUP_V1_HIDDEN;
     int error;
-    if (pass->tier == RM_FULL) {
-        u64 stat[STAT_KEYS] = {[HIERARCHICAL] = NO_LIMIT};
-        if (!hidden) {
+    if (pass->tier != RM_USAGE) {
+        if (limit->kind == RM_CGROUP_V1_HIDDEN) {
+            if (!is_limited_above(limit, pass))
+                return;
+        } else {
             if ((error = read_integer(limit->limit_fd, &limit->value))) {
                 failed(limit, RM_LIMIT_FILE, error);
                 return;
@@ -126,20 +174,16 @@ static void read_cgroup(rm_limit *limit, struct pass *pass)
                 return;
             }
         }
-        error = load_keys(pass, limit->stat_fd, stat_keys[version - 1], STAT_KEYS, 0, stat);
-        if (error && error != ENOENT) {
-            failed(limit, RM_STAT_FILE, error);
-            return;
-        }
-        if (hidden) {
-            limit->value = stat[HIERARCHICAL];
-            if (limit->value >= pass->least_visible || limit->value >= pass->mem_total) {
-                limit->state = RM_UNLIMITED;
-                return;
-            }
-        }
-        rm_reclaimable(version, stat, &limit->reclaimable_low, &limit->reclaimable);
         limit->state = RM_LIMITED;
+        if (pass->tier == RM_FULL || !pass->below || pass->stat_fd == limit->stat_fd) {
+            read_reclaimable(limit, pass);
+            if (limit->state != RM_LIMITED)
+                return;
+        } else {
+            limit->reclaimable = pass->below->reclaimable;
+            limit->reclaimable_low = pass->below->reclaimable_low;
+            limit->at_least = 1;
+        }
     }
     if ((error = read_integer(limit->usage_fd, &limit->used)))
         failed(limit, RM_USAGE_FILE, error);
@@ -165,7 +209,7 @@ static void read_commit(rm_limit *limit, struct pass *pass)
     static const char *const keys[] = {"CommitLimit:", "Committed_AS:"};
     u64 values[2] = {0}, mode;
     int error;
-    if (pass->tier == RM_FULL) {
+    if (pass->tier != RM_USAGE) {
         if ((error = read_integer(limit->limit_fd, &mode))) {
             failed(limit, RM_LIMIT_FILE, error);
             return;
@@ -187,7 +231,7 @@ static void read_commit(rm_limit *limit, struct pass *pass)
 /* The soft limit `name` into `value`; 1 when the entry is settled: unlimited, or unreadable. */
 static int settled_by_rlimit(rm_limit *limit, struct pass *pass, const char *name)
 {
-    if (pass->tier != RM_FULL)
+    if (pass->tier == RM_USAGE)
         return 0;
     int error = load(pass, limit->limit_fd);
     if (!error)
@@ -246,7 +290,7 @@ static void read_system_files(rm_limit *limit)
 static void read_pids(rm_limit *limit, struct pass *pass)
 {
     int error;
-    if (pass->tier == RM_FULL) {
+    if (pass->tier != RM_USAGE) {
         if ((error = read_integer(limit->limit_fd, &limit->value))) {
             failed(limit, RM_LIMIT_FILE, error);
             return;
@@ -264,7 +308,7 @@ static void read_system_tasks(rm_limit *limit, struct pass *pass)
 {
     char text[128];
     int error;
-    if (pass->tier == RM_FULL && (error = read_integer(limit->limit_fd, &limit->value))) {
+    if (pass->tier != RM_USAGE && (error = read_integer(limit->limit_fd, &limit->value))) {
         failed(limit, RM_LIMIT_FILE, error);
         return;
     }
@@ -302,7 +346,7 @@ static void read_entry(rm_limit *limit, struct pass *pass)
         read_pids(limit, pass);
         break;
     case RM_USER_PROCESSES: /* walks all of /proc: too dear for RM_USAGE */
-        if (pass->tier == RM_FULL && !settled_by_rlimit(limit, pass, "Max processes"))
+        if (pass->tier != RM_USAGE && !settled_by_rlimit(limit, pass, "Max processes"))
             counted(limit, rm_count_tasks(limit->usage_fd, limit->uid));
         break;
     case RM_SYSTEM_TASKS:
@@ -325,10 +369,47 @@ u64 rm_headroom_low(const rm_limit *limit)
 
 static int counts_address_space(int kind) { return kind == RM_ADDRESS_SPACE || kind == RM_DATA || kind == RM_COMMIT; }
 
+/* Whether the next entry, which counts swap too, cannot have more left: with swap never less is used. */
+static int counts_for_both(const rm_limit *limit, const rm_limit *end)
+{
+    const rm_limit *next = limit + 1;
+    return limit->kind == RM_CGROUP_V1 && next < end && next->kind == RM_CGROUP_V1_SWAP && next->state == RM_LIMITED &&
+        next->value <= limit->value;
+}
+
+static void take_in(const rm_limit *limit, int index, rm_outcome *outcome)
+{
+    u64 headroom = rm_headroom(limit);
+    if (limit->value < outcome->tightest)
+        outcome->tightest = limit->value;
+    if (counts_address_space(limit->kind) && headroom < outcome->fixed)
+        outcome->fixed = headroom;
+    if (headroom < outcome->headroom) {
+        outcome->least = index;
+        outcome->headroom = headroom;
+        outcome->free = minus(limit->value, limit->used);
+    }
+}
+
+static void judge(const rm_limit *limits, int count, int tier, rm_outcome *outcome)
+{
+    *outcome = (rm_outcome){RM_NONE, RM_NONE, NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT};
+    for (int i = 0; i < count; i++) {
+        const rm_limit *limit = &limits[i];
+        if (limit->state == RM_UNREADABLE && outcome->failed == RM_NONE)
+            outcome->failed = i;
+        if (limit->state == RM_LIMITED && limit->kind != RM_CGROUP_V2_HIGH &&
+            (tier != RM_USAGE || !counts_for_both(limit, limits + count)))
+            take_in(limit, i, outcome);
+    }
+}
+
 /* Read the entries anew. 0, or ESTALE without having read when this is not the process `owner`: an inherited /proc/self
  * descriptor still speaks of the parent. The host's entry, when there is one, stands first: a cgroup limit of more than
  * the machine has is no limit. RM_USAGE leaves out entries that had more than `margin` beyond the least headroom: as
- * long as less than that can be used up before the next RM_FULL, they cannot be the ones that bite. */
+ * long as less than that can be used up before the next reading of the limits, they cannot be the ones that bite.
+ * RM_DECISIVE goes on until the reclaimable part of the one that bites first is its own: the others have at least what
+ * they were taken for, and cannot be the ones either. */
 int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_outcome *outcome)
 {
     struct pass pass;
@@ -337,30 +418,21 @@ int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_out
         return ESTALE;
     pass.tier = tier;
     pass.mem_total = pass.least_visible = NO_LIMIT;
-    pass.text_fd = -1;
-    *outcome = (rm_outcome){RM_NONE, RM_NONE, NO_LIMIT, NO_LIMIT, NO_LIMIT, NO_LIMIT};
-    for (int i = 0; i < count; i++) {
-        rm_limit *limit = &limits[i];
-        if (tier == RM_FULL || (limit->state == RM_LIMITED && rm_headroom(limit) <= far))
+    pass.below = NULL;
+    pass.text_fd = pass.stat_fd = NO_FILE;
+    for (rm_limit *limit = limits; limit < limits + count; limit++) {
+        if (tier != RM_FULL && limit->kind == RM_CGROUP_V2_HIGH)
+            continue;
+        if (tier != RM_USAGE || (limit->state == RM_LIMITED && rm_headroom(limit) <= far &&
+                                 !counts_for_both(limit, limits + count)))
             read_entry(limit, &pass);
-        if (limit->state == RM_UNREADABLE && outcome->failed == RM_NONE)
-            outcome->failed = i;
-        if (limit->state != RM_LIMITED)
-            continue;
-        if (limit->kind == RM_HOST)
+        if (limit->kind == RM_HOST && limit->state == RM_LIMITED)
             pass.mem_total = limit->value;
-        if (limit->kind == RM_CGROUP_V2_HIGH)
-            continue;
-        if (limit->value < outcome->tightest)
-            outcome->tightest = limit->value;
-        u64 headroom = rm_headroom(limit);
-        if (counts_address_space(limit->kind) && headroom < outcome->fixed)
-            outcome->fixed = headroom;
-        if (headroom < outcome->headroom) {
-            outcome->least = i;
-            outcome->headroom = headroom;
-            outcome->free = minus(limit->value, limit->used);
-        }
+    }
+    judge(limits, count, tier, outcome);
+    while (tier == RM_DECISIVE && outcome->least != RM_NONE && limits[outcome->least].at_least) {
+        read_reclaimable(&limits[outcome->least], &pass);
+        judge(limits, count, tier, outcome);
     }
     return 0;
 }

@@ -30,8 +30,9 @@ enum rm_state {
 };
 
 enum rm_tier {
-    RM_USAGE,           /* the usage files alone; limits and the reclaimable part are kept from the last RM_FULL */
-    RM_FULL             /* everything */
+    RM_USAGE,           /* the usage files alone; limits and the reclaimable parts are kept from the last reading of those */
+    RM_DECISIVE,        /* limits and usage, and the reclaimable parts that decide which limit bites first: its are exact */
+    RM_FULL             /* everything, for who shows it */
 };
 
 enum rm_file { RM_USAGE_FILE, RM_LIMIT_FILE, RM_STAT_FILE };
@@ -50,6 +51,7 @@ typedef struct {
     unsigned long long used;
     unsigned long long reclaimable;
     unsigned long long reclaimable_low;
+    int at_least;       /* the reclaimable part is what a cgroup below holds of it, which is a part of it */
     int state;
     int error;
     int failed_file;    /* which file it happened on */

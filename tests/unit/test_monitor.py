@@ -164,6 +164,14 @@ def test_limits_are_read_anew(monitor: MemoryMonitor, machine: Machine) -> None:
     assert monitor.tightest() == 512 * MIB
 
 
+def test_limits_are_told_with_reclaimable_parts_that_decide_nothing(machine: Machine, clock: Clock) -> None:
+    machine.v2("/leaf")
+    machine.v2_level("/sys/fs/cgroup", limit=512 * MIB, usage=100 * MIB, stat={"inactive_file": 70 * MIB})
+    machine.v2_level("/sys/fs/cgroup/leaf", limit=64 * MIB, usage=32 * MIB, stat={"inactive_file": 1 * MIB})
+    monitor = MemoryMonitor(root=str(machine), clock=clock)
+    assert [limit.reclaimable for limit in monitor.limits() if limit.kind == "cgroup v2"] == [1 * MIB, 70 * MIB]
+
+
 def test_a_process_that_was_moved_is_followed(monitor: MemoryMonitor, machine: Machine, clock: Clock) -> None:
     machine.v2("/new")
     machine.v2_level("/sys/fs/cgroup/new", limit=64 * MIB, usage=4 * MIB)

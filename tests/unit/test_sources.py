@@ -1,12 +1,25 @@
 """Every kind of limit: what it is read from, what it means, and when there is none."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from machine import GIB, MIB, V1_UNLIMITED, Machine, descriptors
 
 from resource_monitor.errors import ProbeError
-from resource_monitor.limits import FULL, USAGE, Limit, LimitReader, memory_limits, open_file_limits, task_limits
+from resource_monitor.limits import (
+    DECISIVE,
+    FULL,
+    USAGE,
+    Limit,
+    LimitReader,
+    memory_limits,
+    open_file_limits,
+    task_limits,
+)
 from resource_monitor.sources import Consequence, Flag
 
 UNBOUNDED = 2**64 - 1
@@ -378,6 +391,133 @@ def test_a_margin_beyond_all_numbers_reads_everything(machine: Machine) -> None:
     reader = two_levels(machine)
     assert reader.read(USAGE, margin=UNBOUNDED)
     assert reader.headroom == 1 * MIB
+
+
+def three_levels(machine: Machine) -> LimitReader:
+    """By what is free and what the leaf's cache adds to it: 60 + 30 MiB in the leaf, 20 + 30 in the middle, 10 + 30 at
+    the top, whose own cache adds 50."""
+    machine.v2("/a/b")
+    machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=190 * MIB, stat={"inactive_file": 50 * MIB})
+    machine.v2_level("/sys/fs/cgroup/a", limit=200 * MIB, usage=180 * MIB, stat={"inactive_file": 41 * MIB})
+    machine.v2_level("/sys/fs/cgroup/a/b", limit=200 * MIB, usage=140 * MIB, stat={"inactive_file": 30 * MIB})
+    return memory(machine)
+
+
+def test_a_decisive_reading_finds_what_is_left_before_the_first_limit_bites(machine: Machine) -> None:
+    reader = three_levels(machine)
+    assert reader.headroom == 60 * MIB
+    machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=190 * MIB, stat={"inactive_file": 45 * MIB})
+    assert reader.read(DECISIVE)
+    assert (reader.headroom, reader.free) == (55 * MIB, 10 * MIB)
+    machine.v2_level("/sys/fs/cgroup/a", limit=190 * MIB, usage=180 * MIB, stat={"inactive_file": 41 * MIB})
+    assert reader.read(DECISIVE)
+    assert reader.headroom == 51 * MIB
+
+
+def test_what_is_reclaimable_is_read_where_it_decides_alone(machine: Machine) -> None:
+    """The leaf's, which the others have at least, and that of the limit that bites first."""
+    reader = three_levels(machine)
+    machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=190 * MIB, stat={"inactive_file": 35 * MIB})
+    machine.write("/sys/fs/cgroup/a/memory.stat", "inactive_file ?\n")
+    assert reader.read(DECISIVE)
+    assert reader.headroom == 45 * MIB
+    assert reader.failure() is None
+    assert reader.read(FULL)
+    assert reader.failure() is not None
+
+
+def test_a_limit_whose_reclaimable_part_cannot_be_read_does_not_decide(machine: Machine) -> None:
+    reader = three_levels(machine)
+    machine.write("/sys/fs/cgroup/memory.stat", "inactive_file ?\n")
+    assert reader.read(DECISIVE)
+    failure = reader.failure()
+    assert failure is not None
+    assert failure.path == "/sys/fs/cgroup/memory.stat"
+    assert reader.headroom == 61 * MIB, "the middle's, with its own cache"
+
+
+def test_what_throttles_is_read_for_those_who_show_it_alone(machine: Machine) -> None:
+    machine.container(limit=256 * MIB)
+    machine.write("/sys/fs/cgroup/memory.high", f"{120 * MIB}\n")
+    reader = memory(machine)
+    machine.write("/sys/fs/cgroup/memory.high", "?")
+    for tier in (DECISIVE, USAGE):
+        assert reader.read(tier)
+        assert reader.failure() is None
+    assert reader.read(FULL)
+    assert reader.failure() is not None
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 100)] * 4), min_size=1, max_size=6))
+def test_a_decisive_reading_and_a_full_one_agree(levels: list[tuple[int, int, int, int]]) -> None:
+    """Each level with a limit, and what is in it but not below: anonymous memory, cache, kernel objects."""
+    with tempfile.TemporaryDirectory() as directory:
+        machine = Machine(Path(directory))
+        names = [f"/{'/'.join('abcdef'[:depth])}".rstrip("/") for depth in range(len(levels))]
+        machine.v2(names[-1] or "/")
+        used = cache = slab = 0
+        for name, (limit, own, own_cache, own_slab) in reversed(list(zip(names, levels, strict=True))):
+            used, cache, slab = used + own + own_cache + own_slab, cache + own_cache, slab + own_slab
+            machine.v2_level(
+                f"/sys/fs/cgroup{name}",
+                limit=(limit + used // 2) * MIB,
+                usage=used * MIB,
+                stat={"inactive_file": cache * MIB, "slab_reclaimable": slab * MIB},
+            )
+        reader = memory_limits(root=directory)
+        assert reader.read(DECISIVE)
+        decisive = reader.headroom, reader.free, reader.tightest, reader.first()
+        assert reader.read(FULL)
+        assert decisive[0] == reader.headroom
+        assert decisive[2] == reader.tightest
+        assert decisive[3] is not None
+        assert decisive[3].headroom == reader.headroom
+
+
+def with_swap(machine: Machine, *, limit: int, usage: int, swap_limit: int, swap_usage: int) -> None:
+    machine.v1("/")
+    machine.v1_level("/sys/fs/cgroup/memory", limit=limit, usage=usage)
+    machine.write("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", f"{swap_limit}\n")
+    machine.write("/sys/fs/cgroup/memory/memory.memsw.usage_in_bytes", f"{swap_usage}\n")
+
+
+def test_of_one_limit_for_memory_with_and_without_swap_one_usage_is_read(machine: Machine) -> None:
+    same = {"limit": 100 * MIB, "swap_limit": 100 * MIB}
+    with_swap(machine, **same, usage=50 * MIB, swap_usage=60 * MIB)
+    reader = memory(machine)
+    assert reader.headroom == 40 * MIB
+    with_swap(machine, **same, usage=70 * MIB, swap_usage=75 * MIB)
+    machine.write("/sys/fs/cgroup/memory/memory.usage_in_bytes", "?")
+    assert reader.read(USAGE, margin=UNBOUNDED)
+    assert (reader.headroom, reader.free) == (25 * MIB, 25 * MIB)
+    assert reader.failure() is None
+
+
+def test_where_more_is_allowed_with_swap_both_usages_are_read(machine: Machine) -> None:
+    more = {"limit": 100 * MIB, "swap_limit": 130 * MIB}
+    with_swap(machine, **more, usage=50 * MIB, swap_usage=60 * MIB)
+    reader = memory(machine)
+    for usage, swap_usage, headroom in ((70, 75, 30), (70, 110, 20)):
+        with_swap(machine, **more, usage=usage * MIB, swap_usage=swap_usage * MIB)
+        assert reader.read(USAGE, margin=UNBOUNDED)
+        assert reader.headroom == headroom * MIB
+
+
+@pytest.mark.parametrize(("above", "headroom"), [(V1_UNLIMITED, 46), (40 * MIB, 2)])
+def test_a_limit_above_every_visible_level_is_told_by_any_of_them(machine: Machine, above: int, headroom: int) -> None:
+    """The top's memory.stat is read where it has something to say."""
+    least = min(above, 50 * MIB)
+    machine.v1("/leaf")
+    machine.v1_level("/sys/fs/cgroup/memory", usage=38 * MIB, stat={"hierarchical_memory_limit": above})
+    machine.v1_level(
+        "/sys/fs/cgroup/memory/leaf", limit=50 * MIB, usage=4 * MIB, stat={"hierarchical_memory_limit": least}
+    )
+    reader = memory_limits(root=str(machine))
+    assert reader.read(DECISIVE)
+    assert reader.headroom == headroom * MIB
+    machine.write("/sys/fs/cgroup/memory/memory.stat", "total_dirty ?\n")
+    assert reader.read(DECISIVE)
+    assert (reader.failure() is None) == (above == V1_UNLIMITED)
 
 
 def test_limits_that_speak_of_the_same_file_share_its_descriptor(machine: Machine) -> None:
