@@ -13,9 +13,8 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from resource_monitor import limits
 from resource_monitor.errors import ProbeError
-from resource_monitor.limits import Limit, LimitReader
+from resource_monitor.limits import DECISIVE, FULL, USAGE, Limit, LimitReader
 
 logger = logging.getLogger("resource_monitor")
 
@@ -71,7 +70,7 @@ class Sampler(ABC):
         """Every limit that was looked at, those that limit nothing included, read anew. Raises :class:`ProbeError`."""
         with self._lock:
             self._update(self._clock(), full=True)
-            self._reader.read(limits.FULL)
+            self._reader.read(FULL)
             return self._reader.limits()
 
     def first(self) -> Limit | None:
@@ -110,7 +109,8 @@ class Sampler(ABC):
         if self._error is not None and now < self._full_due:
             raise self._error
         try:
-            self._read(now, full=full)
+            if full or not self._reader.read(USAGE, self.margin) or not self._steady():
+                self._read_fully(now)
         except ProbeError as error:
             self._error = error
             self._full_due = now + _RETRY_INTERVAL
@@ -122,17 +122,12 @@ class Sampler(ABC):
         age = headroom / (4 * self.speed)
         self._fresh_until = now + (_LONGEST if age > _LONGEST else max(age, _SHORTEST))
 
-    def _read(self, now: float, *, full: bool) -> None:
-        if not full:
-            if not self._reader.read(limits.USAGE, self.margin):
-                self._reader = self.open_limits()
-            elif self._steady():
-                return
-        elif now >= self._full_due and self._reader.moved():
+    def _read_fully(self, now: float) -> None:
+        if now >= self._full_due and self._reader.moved():
             self._reader = self.open_limits()
-        if not self._reader.read(limits.DECISIVE) or self._reader.vanished():
+        if not self._reader.read(DECISIVE) or self._reader.vanished():
             self._reader = self.open_limits()
-            self._reader.read(limits.DECISIVE)
+            self._reader.read(DECISIVE)
         self._note_full()
         if now >= self._full_due:
             self._full_due = now + FULL_INTERVAL

@@ -1,0 +1,54 @@
+"""How fast requests are refused for want of memory, beside how fast the bare app says hello on the same server.
+
+The refusing server's cgroup is made as small as leaves it too little, so that each request is refused for what the
+kernel counts, after the allocator was asked for what it holds.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+from benchmarks.cost.servers import KINDS, Kind, running
+from benchmarks.cost.table import Row, Table
+from benchmarks.cost.wrk import CONNECTIONS, Pairs, in_pairs
+
+NAME = "refusal"
+
+_BODIES = {"tiny": 0, "64 KB bodies": 1 << 16}
+
+
+def measure(*, quick: bool) -> Table:
+    """The table."""
+    pairs = 2 if quick else 10
+    rows = []
+    for kind in KINDS:
+        rows += [_row(f"{kind.name}, {size}", found) for size, found in _measure(kind, pairs).items()]
+    return Table(
+        NAME,
+        "Refusals a second of real servers",
+        ("", "hello", "refused", "refused / hello", "quartiles"),
+        tuple(rows),
+        (
+            f"Medians of {pairs} pairs of seconds: both servers run at the same time on one core, and wrk loads one "
+            f"after the other over {CONNECTIONS} connections from another core: with GETs, and with POSTs of 64 KB, "
+            "which the bare app reads before it says hello. All answers of the one are 503, none of the other. "
+            "The apps are those of throughput.",
+        ),
+    )
+
+
+def _measure(kind: Kind, pairs: int) -> dict[str, Pairs]:
+    with running(kind, "", "_refusing") as (bare, ours):
+        ours.shrink()
+        ours.wait()  # until what it knows of its memory is of now
+        return {size: in_pairs(bare, ours, pairs, body=body, refused=True) for size, body in _BODIES.items()}
+
+
+def _row(name: str, pairs: Pairs) -> Row:
+    first, median, third = pairs.quartiles
+    bare, ours = statistics.median(pairs.bare), statistics.median(pairs.ours)
+    return Row(
+        name,
+        (f"{bare:,.0f}", f"{ours:,.0f}", f"{median:.2f}", f"{first:.2f} – {third:.2f}"),
+        {"of bare": median, "first quartile": first, "third quartile": third, "hello a second": bare, "a second": ours},
+    )
