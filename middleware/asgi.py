@@ -14,13 +14,14 @@ from typing import Any, Unpack
 
 from resource_monitor._native._turn import Door, Turn
 from resource_monitor.admission import Reason
+from resource_monitor.middleware.admitted import ADMITTED, Admitted
 from resource_monitor.middleware.asgi_body import BodyReceive, Message, Receive, body_of, drain
 from resource_monitor.middleware.asgi_loops import running_loop
 from resource_monitor.middleware.asgi_waiting import WatchedReceive, wait_by_polling
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
 from resource_monitor.middleware.environment import settle
-from resource_monitor.middleware.gate import ADMITTED, Admitted, Gate
+from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.on_loop import OnLoop
 from resource_monitor.middleware.options import Options

@@ -13,9 +13,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from resource_monitor.admission import Reason
+from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asgi_loops import sleep
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.waiting import POLL, Queue, Waiter, patience
 
 Message = MutableMapping[str, Any]

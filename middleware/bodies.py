@@ -11,8 +11,9 @@ import time
 
 from resource_monitor.admission import Reason
 from resource_monitor.errors import MemoryPressure, ResourceMonitorError
+from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.middleware.gate import Gate
 from resource_monitor.units import format_size
 
 POLL = 0.015

@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import Protocol
 
 from resource_monitor.admission import Reason
+from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asgi_loops import running_loop
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.on_loop import OnLoop
 from resource_monitor.middleware.refusing import Shed
 from resource_monitor.middleware.waiting import patience

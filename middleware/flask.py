@@ -6,9 +6,10 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Unpack
 
 from resource_monitor.errors import ConfigurationError
+from resource_monitor.middleware.admitted import ADMITTED
 from resource_monitor.middleware.bodies import BodyTooLarge
 from resource_monitor.middleware.environment import settle
-from resource_monitor.middleware.gate import ADMITTED, Gate
+from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.losses import let_go
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.statistics import Statistics

@@ -9,34 +9,31 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from enum import StrEnum
 
 from resource_monitor._native._turn import Response, Turn, Turns
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 from resource_monitor.errors import ConfigurationError, ProbeError
-from resource_monitor.guard import ensure_installed, guarded_floor, passed, refusals, unsupported
+from resource_monitor.guard import ensure_installed, guarded_floor, passed, unsupported
 from resource_monitor.middleware import checks
+from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asking import Ask, Asking, PriorityOf, RequestCost
 from resource_monitor.middleware.counted import Counted
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
 from resource_monitor.middleware.refusing import Body, OnShed, Refusals, Respond, Shed, ShedResponse
 from resource_monitor.middleware.routes import Routes, route_class
+from resource_monitor.middleware.settling import Settled
 from resource_monitor.middleware.sharing import Sharing, reset_after_fork, share
-from resource_monitor.middleware.statistics import RouteStatistics, Statistics
+from resource_monitor.middleware.statistics import Statistics, statistics_of
 from resource_monitor.middleware.stuck import OnStuck, stuck
 from resource_monitor.monitor import MemoryMonitor, default_monitor
-from resource_monitor.reservation import Ledger, Promise, ledger_of
+from resource_monitor.reservation import Ledger, ledger_of
 from resource_monitor.resource import Resource
 from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size
 from resource_monitor.workers import Others
 
 logger = logging.getLogger("resource_monitor")
-
-ADMITTED = "resource_monitor.admitted"
-"""The key in a scope or environ of the :class:`Admitted` request, for frameworks that learn of a loss before their
-adapter does: who says ``lose()`` to it before an answer of 500 begins has that replaced."""
 
 _CLOCK = time.monotonic  # which C reads by itself
 
@@ -60,52 +57,6 @@ class OnProbeError(StrEnum):
 
     ADMIT = "admit"
     REFUSE = "refuse"
-
-
-class Admitted:
-    """A request that was let in, as ``ask``; :meth:`leave` is owed once it is over. ``promise`` is what is kept for it,
-    ``lost`` whether it ran out of memory, ``shed`` what it is refused for after all."""
-
-    __slots__ = ("_answered", "_began", "_epoch", "_gate", "_route", "ask", "lost", "promise", "shed")
-
-    def __init__(self, gate: Gate, route: Route | None, ask: Ask, began: float) -> None:
-        self._gate: Gate | None = gate
-        self._began = began
-        self._epoch = gate.epoch
-        self._route = route
-        self.ask = ask
-        self.shed: Shed | None = None
-        self.lost = self._answered = False
-        self.promise: Promise | None = None
-
-    @property
-    def exempt(self) -> bool:
-        """Whether it was let in without being asked about."""
-        return self._route is None
-
-    def lose(self) -> None:
-        """The request ran out of memory."""
-        self.lost = True
-
-    def answered(self) -> None:
-        """The request began its answer; however often this is said."""
-        gate = self._gate
-        if gate is not None and not self._answered:
-            self._answered = True
-            if self._epoch == gate.epoch:
-                gate.answered(self._route)
-
-    def leave(self) -> None:
-        """The request is over; however often this is said."""
-        self.answered()
-        gate, self._gate = self._gate, None
-        if gate is None:
-            return
-        if self.promise is not None:
-            self.promise.end()
-        # of a request that was let in before a fork the child counts nothing
-        if self._epoch == gate.epoch:
-            gate.leave(self._route, self._began, lost=self.lost)
 
 
 class Gate:
@@ -186,7 +137,7 @@ class Gate:
         )
         self.turns: Turns = self._routes.turns
         self._lock = threading.Lock()
-        self._settled = _Settled(self)
+        self._settled = Settled(self)
         self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
         self._seen = -1
         self._refused_at: float | None = None
@@ -372,40 +323,8 @@ class Gate:
     def statistics(self) -> Statistics:
         """The counts of this moment."""
         self._update_pressure()
-        monitor, ledger = self._connected, self._ledger
         with self._lock, self._settled:
-            return Statistics(
-                in_flight=self._in_flight,
-                admitted=self._admitted,
-                shed=self._shed.total(),
-                wasted=self._wasted,
-                exempt=self._exempt,
-                waiting=self.waiting,
-                probe_errors=self._probe_errors,
-                promised=ledger.promised if ledger else 0,
-                pressure=self._admission.pressure,
-                min_available=self._admission.floor,
-                reading_age=monitor.age() if monitor else None,
-                refusal_age=None if self._refused_at is None else time.monotonic() - self._refused_at,
-                reliefs=monitor.reliefs if monitor else 0,
-                relieved=monitor.relieved if monitor else 0,
-                guard_refusals=refusals(),
-                workers=self._sharing.others(time.monotonic()).workers if self._sharing else 0,
-                dry_run=self.dry_run,
-                shed_by_reason=dict(self._shed),
-                routes={
-                    name: RouteStatistics(
-                        in_flight=route.in_flight,
-                        wasted=route.lost,
-                        rate=route.rate,
-                        window=route.window,
-                        floor=int(self._admission.floor_of(route)),
-                        unseen=int(route.unseen),
-                    )
-                    for name, route in self._routes.items()
-                    if route.in_flight or route.lost or route.unseen
-                },
-            )
+            return statistics_of(self)
 
     def _update_pressure(self) -> None:
         """Bring the pressure up to date, which ends a time of shedding also where no request comes any more."""
@@ -596,37 +515,6 @@ class Gate:
         self._admission.forget()
         if self._stuck is not None:
             self._stuck.forget()
-
-
-class _Settled:
-    """Within the lock of ``gate``: admission as it is once everything is told that was done under grants; meanwhile
-    nobody starts under one. Whoever is interrupted leaves that to the next."""
-
-    __slots__ = ("_gate",)
-
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
-
-    def __enter__(self) -> None:
-        gate = self._gate
-        turns = gate.turns
-        gate._behind = False
-        if turns.close():
-            try:
-                while (used := turns.take()) is not None:
-                    _, started, _, ended, lost, *_ = used
-                    gate._admitted += started
-                    gate._in_flight += started - ended - lost
-                    gate._wasted += lost
-                    gate._admission.settle(*used)
-            except MemoryError:
-                gate._behind = True  # what is not told yet is the next time
-
-    def __exit__(self, *error: object) -> None:
-        gate, admission = self._gate, self._gate._admission
-        most = admission.max_in_flight
-        with suppress(MemoryError):
-            gate.turns.open(admission.era, admission.in_flight, -1 if most is None else most, gate._told)
 
 
 def _log_end(headroom: int) -> None:

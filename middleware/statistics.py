@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from resource_monitor.admission import Pressure, Reason
+from resource_monitor.guard import refusals
+
+if TYPE_CHECKING:
+    from resource_monitor.middleware.gate import Gate
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +64,40 @@ class Statistics:
     dry_run: bool
     shed_by_reason: Mapping[Reason, int] = field(default_factory=dict)
     routes: Mapping[str, RouteStatistics] = field(default_factory=dict)
+
+
+def statistics_of(gate: Gate) -> Statistics:
+    """The counts of this moment; whoever asks holds the lock of ``gate``, and has settled what grants were used for."""
+    monitor, ledger, admission, now = gate._connected, gate._ledger, gate._admission, time.monotonic()
+    return Statistics(
+        in_flight=gate._in_flight,
+        admitted=gate._admitted,
+        shed=gate._shed.total(),
+        wasted=gate._wasted,
+        exempt=gate._exempt,
+        waiting=gate.waiting,
+        probe_errors=gate._probe_errors,
+        promised=ledger.promised if ledger else 0,
+        pressure=admission.pressure,
+        min_available=admission.floor,
+        reading_age=monitor.age() if monitor else None,
+        refusal_age=None if gate._refused_at is None else now - gate._refused_at,
+        reliefs=monitor.reliefs if monitor else 0,
+        relieved=monitor.relieved if monitor else 0,
+        guard_refusals=refusals(),
+        workers=gate._sharing.others(now).workers if gate._sharing else 0,
+        dry_run=gate.dry_run,
+        shed_by_reason=dict(gate._shed),
+        routes={
+            name: RouteStatistics(
+                in_flight=route.in_flight,
+                wasted=route.lost,
+                rate=route.rate,
+                window=route.window,
+                floor=int(admission.floor_of(route)),
+                unseen=int(route.unseen),
+            )
+            for name, route in gate._routes.items()
+            if route.in_flight or route.lost or route.unseen
+        },
+    )

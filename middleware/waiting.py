@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from resource_monitor.admission import Priority, Reason
+from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.gate import Admitted
 from resource_monitor.middleware.routes import route_class
 
 POLL = 0.005

@@ -13,10 +13,11 @@ from typing import Any, Unpack
 from resource_monitor._native import _turn
 from resource_monitor.admission import Reason
 from resource_monitor.guard import thread_refusals
+from resource_monitor.middleware.admitted import ADMITTED, Admitted
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
 from resource_monitor.middleware.environment import settle
-from resource_monitor.middleware.gate import ADMITTED, Admitted, Gate
+from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.refusing import Shed

@@ -14,8 +14,9 @@ import weakref
 from contextlib import suppress
 
 from resource_monitor.admission import Reason
+from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.waiting import POLL, Queue, Waiter, patience
 
 
