@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import StrEnum
 
 from resource_monitor._native._turn import Response, Turn, Turns
@@ -22,7 +23,6 @@ from resource_monitor.middleware.counted import Counted
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
 from resource_monitor.middleware.refusing import Body, OnShed, Refusals, Respond, Shed, ShedResponse
 from resource_monitor.middleware.routes import Routes, route_class
-from resource_monitor.middleware.settling import Settled
 from resource_monitor.middleware.sharing import Sharing, reset_after_fork, share
 from resource_monitor.middleware.statistics import Statistics, statistics_of
 from resource_monitor.middleware.stuck import OnStuck, stuck
@@ -126,6 +126,8 @@ class Gate:
         self._also = [Counted(resource, floor) for resource, floor in (also or {}).items()]
         self._routes = Routes(
             self._learned,
+            admission=self._admission,
+            settle=self._settle,
             idle=self._idle,
             exempt=self._exempt_paths.match,
             exact=self._exempt_paths.exact if self._exempt_paths.listed else None,
@@ -137,12 +139,10 @@ class Gate:
         )
         self.turns: Turns = self._routes.turns
         self._lock = threading.Lock()
-        self._settled = Settled(self)
         self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
         self._seen = -1
         self._refused_at: float | None = None
         self._left = 0
-        self._told = 0
         self._behind = False
         self.epoch = 0
         self._shed: Counter[Reason] = Counter()
@@ -183,12 +183,13 @@ class Gate:
             return admitted
         try:
             headroom = self._read()
+            monitor = self._connected
+            assert monitor is not None  # it was read a moment ago
+            fresh_until = monitor.fresh_until
             for counted in self._also:
                 if counted.shortage():
                     return Reason.COUNT
-            monitor = self._connected
-            assert monitor is not None  # it was read a moment ago
-            fresh_until = min([monitor.fresh_until, *(counted.fresh_until for counted in self._also)])
+                fresh_until = min(fresh_until, counted.fresh_until)
             answer = self._begin(ask, headroom, fresh_until)
             if answer is Reason.MEMORY:
                 answer = self._begin(ask, monitor.relieve())
@@ -205,7 +206,7 @@ class Gate:
         shed = self.count_refusal(ask, reason)
         if not self.dry_run:
             return shed
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             route = self._routes.find(ask.method, ask.path)
             admitted = Admitted(self, route, ask, time.monotonic())
             self._admission.starts(route)
@@ -214,7 +215,7 @@ class Gate:
 
     def count_refusal(self, ask: Ask, reason: Reason, *, started: bool = False) -> Shed:
         """Count a refusal, of a request or of the rest of its body, and log the first of a time of shedding."""
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             self._shed[reason] += 1
             began = is_stuck = False
             if reason is not Reason.TOO_LARGE:
@@ -287,7 +288,7 @@ class Gate:
 
     def leave(self, route: Route | None, began: float, *, lost: bool) -> None:
         """A request that began at ``began`` seconds is over; use :meth:`Admitted.leave`, which does this once."""
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             self._in_flight -= 1
             self._wasted += lost
             if route is not None:
@@ -297,7 +298,7 @@ class Gate:
 
     def lagged(self, seconds: float, *, queued: int = 0) -> None:
         """The event loop came so many seconds late; ``queued`` connections wait to be accepted."""
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             decided = self._admitted + self._exempt + self._shed.total()
             self._admission.lagged(seconds, time.monotonic(), queued=queued, decided=decided)
 
@@ -323,7 +324,7 @@ class Gate:
     def statistics(self) -> Statistics:
         """The counts of this moment."""
         self._update_pressure()
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             return statistics_of(self)
 
     def _update_pressure(self) -> None:
@@ -336,7 +337,7 @@ class Gate:
             if not self._admit_blindly:
                 return
             headroom = UNBOUNDED
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             ended = self._admission.admitted(headroom, time.monotonic())
         if ended:
             _log_end(headroom)
@@ -344,7 +345,7 @@ class Gate:
     def _begin(self, ask: Ask, headroom: int, fresh_until: float = 0.0) -> Admitted | Reason:
         """Ask admission, and begin the request if it may. Memory that is kept for others is not left for this one.
         Those like it need not ask before ``fresh_until``, if admission grants that."""
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             if self._behind:
                 raise MemoryError
             now = time.monotonic()
@@ -383,17 +384,32 @@ class Gate:
             self._tell(now)
             ended = admission.admitted(left, now)
             if fresh_until:
-                spare = admission.grant(route, left - ask.need, others=others.workers)
-                if spare is not None:
-                    until = min(fresh_until, now + _BESIDE_OTHERS) if others.workers else fresh_until
-                    self.turns.grant(lane, admission.era, until, min(spare, _COUNTED_MOST))
+                grant = admission.grant(route, left - ask.need, others=others.workers)
+                until = min(fresh_until, now + _BESIDE_OTHERS) if others.workers else fresh_until
+                if grant is None:
+                    self.turns.revoke(lane)
+                else:
+                    self.turns.grant(lane, admission.era, until, min(grant.spare, _COUNTED_MOST), grant.unanswered)
         if ended:
             _log_end(headroom)
         return admitted
 
+    def _settle(self) -> None:
+        """Bring admission up to date with what was done under grants; the lock is held, and nobody starts under one."""
+        turns, admission = self.turns, self._admission
+        self._behind = True  # where there is no memory to tell it, the next one does
+        with suppress(MemoryError):
+            while (used := turns.take()) is not None:
+                _, started, _, ended, lost, *_ = used
+                self._admitted += started
+                self._in_flight += started - ended - lost
+                self._wasted += lost
+                admission.settle(*used)
+            self._behind = False
+
     def _idle(self) -> None:
         """The other workers know of requests in flight, and there are none."""
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             self._tell(time.monotonic())
 
     def _tell(self, now: float) -> None:
@@ -404,7 +420,7 @@ class Gate:
         try:
             promised = max(0, self._seen - ledger.left(self._seen)) if ledger.promised else 0
             sharing.tell(promised + int(admission.unshown()), admission.in_flight)
-            self._told = admission.in_flight
+            self.turns.told = admission.in_flight
             sharing.teach(self._routes.items(), now)
         except MemoryError:
             return  # the next request tells it
@@ -478,7 +494,7 @@ class Gate:
         lowest = floor
         if self._adaptive and self._guard:
             lowest = min(floor, int(_LOWEST_SHARE * guarded_floor()))
-        with self._lock, self._settled:
+        with self._lock, self.turns:
             self._admission.floor, self._admission.lowest = floor, lowest
             self._admission.rebase()
         monitor.watch(floor)
@@ -509,7 +525,7 @@ class Gate:
     def _after_fork(self) -> None:
         self._lock = threading.Lock()
         self.epoch += 1
-        self._in_flight = self._told = 0
+        self._in_flight = 0
         self.turns.forget()
         self._refused_at = None
         self._admission.forget()

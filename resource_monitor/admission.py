@@ -18,7 +18,7 @@ Everything that changes the state of admission lives in this file. A request sta
   few are in flight, rates are too coarse, and a small window takes the pace's place: up by steps, down by more, for the
   same share of losses.
 
-Between two readings the answer to a warm class that nothing binds is always the same, so it can be *granted*: until the
+Between two readings the answer to a class that nothing binds is always the same, so it can be *granted*: until the
 reading is too old, its requests start without being asked for, and what started and ended so is told in bulk. Whatever
 may change the answer before that changes the ``era``, and with it revokes every grant.
 
@@ -32,6 +32,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 GAIN = 1.12
 _TOLERATED = 1 - 1 / GAIN
@@ -59,6 +60,7 @@ _DOWN_UNHURT, _DOWN, _UP = 1 / 8, 1 / 16, 1 / 16
 # shorter time. Beyond the last number the class is not new any more, nor is it when its first requests were measured,
 # when it lost a request to the guard, or as many were answered while memory grew unseen.
 _COLD_COST, _COLD_LEAST, _COLD_STEP, _WARM = 12 << 20, 4, 0.5, 4096
+_ANY = 1 << 62
 
 # What a class holds is measured while no more classes than this are in flight, and it has at least this share of it.
 _TOGETHER, _MOST = 4, 3 / 4
@@ -131,6 +133,14 @@ class Learned:
     unseen: float
     rate: float | None
     window: float | None
+
+
+class Grant(NamedTuple):
+    """What may be done without being asked for: promising ``spare`` bytes, and having ``unanswered`` more requests
+    without an answer."""
+
+    spare: int
+    unanswered: int
 
 
 class Route:
@@ -339,29 +349,23 @@ class Admission:
 
     # --- starting without being asked for ---
 
-    def grant(self, route: Route, left: int, *, others: int = 0) -> int | None:
-        """How many bytes requests of ``route`` may promise that start without being asked for, as long as the reading
-        stands, the era lasts and fewer than ``max_in_flight`` are in flight; ``None`` when each is to be asked for.
-        ``left`` bytes are not promised, ``others`` are the other processes.
+    def grant(self, route: Route, left: int, *, others: int = 0) -> Grant | None:
+        """What requests of ``route`` may do without being asked for, as long as the reading stands, the era lasts and
+        fewer than ``max_in_flight`` are in flight; ``None`` when each is to be asked for. ``left`` bytes are not
+        promised, ``others`` are the other processes.
 
-        Under a grant :meth:`decide` would let in every one of them, whatever its priority: the class is warm and
-        measured, nothing binds it or takes memory unseen, and so much is left that the state stays what it is.
+        Under a grant :meth:`decide` would let in every one of them, whatever its priority: the class was measured,
+        nothing binds it or takes memory unseen, and so much is left that the state stays what it is.
         """
         spare = left - math.ceil(_AMPLE * self.floor)
-        if (
-            spare < 0
-            or self.pressure is not Pressure.OK
-            or self.cap is not None
-            or (others and self.max_in_flight is not None)
-            or not route._measured
-            or not (route._cold >= _WARM or route.lost)
-            or route.rate is not None
-            or route.window is not None
-            or any(busy.unseen for busy in self._busy)
-            or route.unseen
-        ):
+        bound = route.rate is not None or route.window is not None or self.cap is not None
+        shared = self.max_in_flight is not None and others
+        if bound or shared or spare < 0 or not route._measured or self.pressure is not Pressure.OK:
             return None
-        return spare
+        if route.unseen or any(busy.unseen for busy in self._busy):
+            return None
+        warm = route._cold >= _WARM or route.lost
+        return Grant(spare, _ANY if warm else route._cold - route._unanswered)
 
     def settle(
         self,
@@ -381,6 +385,8 @@ class Admission:
         if started:
             if route.in_flight == 0 and route._good + route._lost == 0:
                 route._since, route._begun = first_start, False
+            if route._unanswered == 0:
+                route._cold_since = first_start
             route._most = max(route._most, route.in_flight + most)
             self.in_flight += started
             route.in_flight += started

@@ -6,7 +6,7 @@ Not thread-safe beyond what the GIL makes atomic: whoever changes grants holds t
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, final
 
-from resource_monitor.admission import Route
+from resource_monitor.admission import Admission, Route
 
 def use_guard(place: int, refusals: int, /) -> None:
     """Where to find ``rm_guard_place`` and ``rm_guard_thread_refusals``."""
@@ -37,19 +37,24 @@ class Turns:
     """The classes of one gate, and what was granted to them.
 
     ``make`` gives the :class:`Route` of a new class by its name; ``others`` is that of the classes beyond the bound.
-    ``idle`` is called when nothing is in flight while other workers were told otherwise. ``exempt`` is called with a
-    path and a mount point where the set ``exact`` and the ``prefixes`` do not tell, and always without ``exact``. A
-    request promises ``cost``, or what ``cost_of`` says; ``priority_of`` must give one of ``priorities``, or Python
-    decides.
+    Grants are of the era of ``admission``, and so is the number that may be in flight; ``settle`` is called to take
+    what was used. ``idle`` is called when nothing is in flight while other workers were told otherwise. ``exempt`` is
+    called with a path and a mount point where the set ``exact`` and the ``prefixes`` do not tell, and always without
+    ``exact``. A request promises ``cost``, or what ``cost_of`` says; ``priority_of`` must give one of ``priorities``,
+    or Python decides.
     """
 
     waiting: int
     """Requests that wait: while there are any, nobody starts under a grant."""
+    told: int
+    """Requests in flight that other workers know of."""
     def __init__(
         self,
         *,
         make: Callable[[str], Route],
         others: Route,
+        admission: Admission | None = None,
+        settle: Callable[[], object] | None = None,
         idle: Callable[[], object] | None = None,
         exempt: Callable[[str, str], bool] | None = None,
         exact: set[str] | None = None,
@@ -75,15 +80,17 @@ class Turns:
         """The lane of a request's class, made if there was none."""
     def lanes(self) -> list[Lane]:
         """All, in the order in which they came."""
-    def close(self) -> bool:
-        """Let nobody start until :meth:`open`; whether anything is to be taken."""
+    def __enter__(self) -> Turns:
+        """Within the gate's lock: let nobody start, and have ``settle`` take what was used."""
+    def __exit__(self, *error: object) -> None:
+        """Go on by what admission says now."""
     def take(self) -> tuple[Route, int, int, int, int, int, float, float, float] | None:
         """What was used of one class's grants, as :meth:`Admission.settle` takes it; ``None`` when that was all."""
-    def open(self, era: int, in_flight: int, most: int, told: int, /) -> None:
-        """Go on: grants of ``era`` stand, ``in_flight`` are of at ``most`` so many (negative: any number), and others
-        were ``told`` of so many."""
-    def grant(self, lane: Lane, era: int, until: float, spare: int, /) -> None:
-        """Let requests of ``lane`` start until then, as long as they and others promise no more than ``spare``."""
+    def grant(self, lane: Lane, era: int, until: float, spare: int, unanswered: int, /) -> None:
+        """Let requests of ``lane`` start until then, as long as they and others promise no more than ``spare`` and no
+        more than ``unanswered`` of them have no answer yet."""
+    def revoke(self, lane: Lane, /) -> None:
+        """Let none of them start any more."""
     def forget(self) -> None:
         """Nothing is in flight or granted any more: in a child process."""
 

@@ -131,7 +131,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         """Under a grant, if there is one."""
         for _ in range(count):
             gate = self.gate
-            with gate._lock, gate._settled:
+            with gate._lock, gate.turns:
                 route = gate._routes.find("GET", path)
                 admission, alike = copy.deepcopy((gate._admission, route))
             assert gate._ledger is not None

@@ -52,7 +52,10 @@ def let_in(way: Door, *what: Any, **more: Any) -> Turn:
 
 
 def test_a_known_class_that_nothing_binds_is_granted_what_is_left_above_the_floor() -> None:
-    assert Admission(FLOOR).grant(known(), PLENTY) == PLENTY - 5 * FLOOR // 2
+    grant = Admission(FLOOR).grant(known(), PLENTY)
+    assert grant is not None
+    assert grant.spare == PLENTY - 5 * FLOOR // 2
+    assert grant.unanswered > 1 << 60
 
 
 @pytest.mark.parametrize(
@@ -64,9 +67,35 @@ def test_a_class_that_is_new_or_bound_by_anything_is_granted_nothing(route: Rout
     assert Admission(FLOOR).grant(route, PLENTY) is None
 
 
+def measured(admission: Admission) -> Route:
+    """A new class that may have 16 unanswered at first, and of which eight have ended."""
+    route = Route()
+    for _ in range(8):
+        assert admission.decide(route, PLENTY, 1.0) is None
+        admission.answers(route)
+        admission.ends(route, 1.1, lost=False, took=0.1)
+    return route
+
+
+def test_a_class_that_is_new_is_granted_as_many_unanswered_as_it_may_have_once_it_was_measured() -> None:
+    admission = Admission(FLOOR)
+    route = measured(admission)
+    assert route._cold == 16
+    for _ in range(3):
+        assert admission.decide(route, PLENTY, 2.0) is None
+    grant = admission.grant(route, PLENTY)
+    assert grant is not None
+    assert grant.unanswered == 13
+    for _ in range(13):
+        assert admission.decide(route, PLENTY, 2.0) is None
+    assert admission.decide(route, PLENTY, 2.0) is Reason.COLD_START
+
+
 def test_while_memory_is_scarce_nothing_is_granted() -> None:
     admission = Admission(FLOOR)
-    assert admission.grant(known(), 5 * FLOOR // 2) == 0
+    grant = admission.grant(known(), 5 * FLOOR // 2)
+    assert grant is not None
+    assert grant.spare == 0
     assert admission.grant(known(), 5 * FLOOR // 2 - 1) is None
 
 
@@ -297,9 +326,29 @@ def test_while_anyone_waits_nobody_passes(gate: Gate, way: Door) -> None:
 
 def test_while_admission_is_being_changed_nobody_starts(gate: Gate, way: Door) -> None:
     asked(gate)
-    with gate._lock, gate._settled:
+    with gate._lock, gate.turns:
         assert unasked(way) is None
     assert let_in(way)
+
+
+def test_no_more_of_a_new_class_start_than_may_be_unanswered(service: Service) -> None:
+    gate = Gate(monitor=service.monitor, allocation_guard=False)
+    way = door(gate)
+    for _ in range(8):
+        assert unasked(way) is None
+        asked(gate).leave()
+    asked(gate)
+    cold = gate._routes.find("GET", "/")._cold
+    turns = [let_in(way) for _ in range(cold - 1)]
+    assert unasked(way) is None
+    assert gate.attempt(Ask("GET", "/")) is Reason.COLD_START
+    turns[0].answered()
+    assert let_in(way)
+    assert unasked(way) is None
+    turns[1].leave()
+    gate.statistics()
+    assert let_in(way)
+    assert unasked(way) is None
 
 
 def test_no_more_start_than_may_be_in_flight(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -415,7 +415,7 @@ static PyType_Spec sender_spec = {
 /* ---- Turn ---- */
 
 /* The request is over; however often this is said. */
-static int turn_end(Turn *self)
+static int turn_end(Turn *self, bool quietly)
 {
     Door *door = self->door;
     if (!door)
@@ -426,8 +426,8 @@ static int turn_end(Turn *self)
     Py_CLEAR(self->app);
     Turns *turns = self->stay.turns;
     Py_XINCREF(turns);
-    int failed = rm_stay_leave(&self->stay);
-    if (!failed && turns && turns->waiting && door->left && door->thread == PyThread_get_thread_ident()) {
+    int failed = rm_stay_leave(&self->stay, quietly);
+    if (!failed && !quietly && turns && turns->waiting && door->left && door->thread == PyThread_get_thread_ident()) {
         PyObject *done = PyObject_CallNoArgs(door->left);
         failed = done ? 0 : -1;
         Py_XDECREF(done);
@@ -471,7 +471,7 @@ static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
     Py_CLEAR(self->inner);
     Py_DECREF(*result);
     *result = turn_get_response(self, NULL);
-    if (turn_end(self)) {
+    if (turn_end(self, false)) {
         Py_CLEAR(*result);
         return PYGEN_ERROR;
     }
@@ -510,7 +510,7 @@ static PyObject *turn_throw(Turn *self, PyObject *const *args, Py_ssize_t count)
     if (done == PYGEN_RETURN) {
         Py_DECREF(result);
         result = turn_get_response(self, NULL);
-        if (turn_end(self)) {
+        if (turn_end(self, false)) {
             Py_DECREF(result);
             return NULL;
         }
@@ -549,7 +549,7 @@ static PyObject *turn_answered(Turn *self, PyObject *unused)
 static PyObject *turn_leave(Turn *self, PyObject *unused)
 {
     (void)unused;
-    if (turn_end(self))
+    if (turn_end(self, false))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -594,13 +594,7 @@ static void turn_dealloc(Turn *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    if (self->door) { /* nobody ran it to its end */
-        PyObject *kind, *value, *trace;
-        PyErr_Fetch(&kind, &value, &trace);
-        if (turn_end(self))
-            PyErr_WriteUnraisable(NULL);
-        PyErr_Restore(kind, value, trace);
-    }
+    turn_end(self, true); /* if nobody ran it to its end */
     turn_clear(self);
     Py_XDECREF(self->stay.turns);
     Py_XDECREF(self->door);

@@ -15,6 +15,7 @@
 enum { CLASSES = 256, TABLE = 1024, NAME_ROOM = 512 };
 
 PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
+static PyObject *s_era, *s_in_flight, *s_most;
 static int64_t tick = INT64_MAX / 4; /* ns */
 
 /* ---- Lane ---- */
@@ -290,7 +291,8 @@ int64_t rm_turns_now(Turns *turns, int64_t until)
 
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
 {
-    return lane->era == turns->era && now < lane->until && turns->room > 0 && !turns->closed && !turns->waiting;
+    return lane->era == turns->era && now < lane->until && lane->unanswered > 0 && turns->room > 0 && !turns->closed &&
+        !turns->waiting;
 }
 
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount)
@@ -356,6 +358,7 @@ void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *s
     int64_t more = lane->started - lane->ended - lane->lost;
     if (more > lane->most)
         lane->most = more;
+    lane->unanswered--;
     turns->net++;
     turns->room--;
     if (turns->tab) {
@@ -379,10 +382,11 @@ void rm_stay_answered(Stay *stay)
     if (stay->epoch == stay->turns->epoch) {
         touch(stay->turns, stay->lane);
         stay->lane->answered++;
+        stay->lane->unanswered++;
     }
 }
 
-int rm_stay_leave(Stay *stay)
+int rm_stay_leave(Stay *stay, bool quietly)
 {
     Turns *turns = stay->turns;
     Lane *lane = stay->lane;
@@ -400,7 +404,7 @@ int rm_stay_leave(Stay *stay)
         if (stay->spend == turns->spend)
             turns->tab->gross -= stay->need;
     }
-    int64_t now = rm_turns_now(turns, INT64_MAX);
+    int64_t now = quietly && turns->clock ? stay->began : rm_turns_now(turns, INT64_MAX);
     if (now < 0) { /* a clock that fails tells no time */
         failed = -1;
         now = stay->began;
@@ -416,7 +420,7 @@ int rm_stay_leave(Stay *stay)
     lane->last_end = now;
     turns->net--;
     turns->room++;
-    if (!failed && turns->told && !turns->closed && turns->in_flight + turns->net == 0) {
+    if (!failed && !quietly && turns->told && !turns->closed && turns->in_flight + turns->net == 0) {
         PyObject *done = PyObject_CallNoArgs(turns->idle);
         failed = done ? 0 : -1;
         Py_XDECREF(done);
@@ -427,11 +431,46 @@ int rm_stay_leave(Stay *stay)
 
 /* ---- Turns ---- */
 
-static PyObject *turns_close(Turns *self, PyObject *unused)
+/* Within the gate's lock: nobody starts, and what was done so far is told. */
+static PyObject *turns_enter(Turns *self, PyObject *unused)
 {
     (void)unused;
     self->closed = true;
-    return PyBool_FromLong(self->used != NULL);
+    if (self->used && self->settle) {
+        PyObject *done = PyObject_CallNoArgs(self->settle);
+        if (!done)
+            return NULL;
+        Py_DECREF(done);
+    }
+    return Py_NewRef((PyObject *)self);
+}
+
+static bool number_of(PyObject *object, PyObject *name, int64_t *number)
+{
+    PyObject *value = PyObject_GetAttr(object, name);
+    bool none = value == Py_None;
+    *number = value && !none ? PyLong_AsLongLong(value) : INT64_MAX / 2;
+    Py_XDECREF(value);
+    return value && (*number != -1 || !PyErr_Occurred());
+}
+
+/* Go on by what admission says now; whoever cannot even do that leaves it closed for the next. */
+static PyObject *turns_exit(Turns *self, PyObject *const *args, Py_ssize_t count)
+{
+    (void)args, (void)count;
+    int64_t era, in_flight, most;
+    if (!number_of(self->admission, s_era, &era) || !number_of(self->admission, s_in_flight, &in_flight) ||
+        !number_of(self->admission, s_most, &most)) {
+        if (!PyErr_ExceptionMatches(PyExc_MemoryError))
+            return NULL;
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    self->era = self->losses ? 0 : (uint64_t)era;
+    self->in_flight = in_flight;
+    self->room = most - in_flight - self->net;
+    self->closed = false;
+    Py_RETURN_NONE;
 }
 
 /* What was used of one lane, and nothing of it any more; None when that was all. */
@@ -455,32 +494,30 @@ static PyObject *turns_take(Turns *self, PyObject *unused)
     return used;
 }
 
-static PyObject *turns_open(Turns *self, PyObject *args)
-{
-    unsigned long long era;
-    long long in_flight, most, told;
-    if (!PyArg_ParseTuple(args, "KLLL:open", &era, &in_flight, &most, &told))
-        return NULL;
-    self->era = self->losses ? 0 : era;
-    self->in_flight = in_flight;
-    self->room = most < 0 ? INT64_MAX / 2 : most - in_flight - self->net;
-    self->told = told;
-    self->closed = false;
-    Py_RETURN_NONE;
-}
-
 static PyObject *turns_grant(Turns *self, PyObject *args)
 {
     Lane *lane;
     unsigned long long era;
     double until;
-    long long spare;
-    if (!PyArg_ParseTuple(args, "O!KdL:grant", rm_lane_type, &lane, &era, &until, &spare))
+    long long spare, unanswered;
+    if (!PyArg_ParseTuple(args, "O!KdLL:grant", rm_lane_type, &lane, &era, &until, &spare, &unanswered))
         return NULL;
     lane->until = (int64_t)(until * 1e9);
+    lane->unanswered = unanswered;
     lane->era = era;
     self->spend++;
     self->spend_until = self->tab ? self->tab->gross + spare : spare;
+    Py_RETURN_NONE;
+}
+
+static PyObject *turns_revoke(Turns *self, PyObject *lane)
+{
+    (void)self;
+    if (Py_TYPE(lane) != rm_lane_type) {
+        PyErr_SetString(PyExc_TypeError, "revoke() takes a Lane.");
+        return NULL;
+    }
+    ((Lane *)lane)->until = 0;
     Py_RETURN_NONE;
 }
 
@@ -522,6 +559,8 @@ static int turns_traverse(Turns *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(self->make);
+    Py_VISIT(self->admission);
+    Py_VISIT(self->settle);
     Py_VISIT(self->idle);
     Py_VISIT(self->clock);
     Py_VISIT(self->priority_of);
@@ -534,6 +573,8 @@ static int turns_traverse(Turns *self, visitproc visit, void *arg)
 static int turns_clear(Turns *self)
 {
     Py_CLEAR(self->make);
+    Py_CLEAR(self->admission);
+    Py_CLEAR(self->settle);
     Py_CLEAR(self->idle);
     Py_CLEAR(self->clock);
     Py_CLEAR(self->priority_of);
@@ -565,14 +606,14 @@ static PyObject *none_is_null(PyObject *value) { return value == Py_None ? NULL 
 static PyObject *turns_new(PyTypeObject *type, PyObject *args, PyObject *options)
 {
     static char *names[] = {
-        "make", "others", "idle", "exempt", "exact", "prefixes", "priority_of", "priorities", "cost",
+        "make", "others", "admission", "settle", "idle", "exempt", "exact", "prefixes", "priority_of", "priorities", "cost",
         "cost_of", NULL,
     };
     long long cost = 0;
-    PyObject *make, *others, *idle = Py_None, *exempt = Py_None, *exact = Py_None, *prefixes = NULL,
+    PyObject *make, *others, *admission = Py_None, *settle = Py_None, *idle = Py_None, *exempt = Py_None, *exact = Py_None, *prefixes = NULL,
              *priority_of = Py_None, *priorities = Py_None, *cost_of = Py_None;
     if (!PyArg_ParseTupleAndKeywords(
-            args, options, "OO|$OOOO!OOLO:Turns", names, &make, &others, &idle, &exempt, &exact,
+            args, options, "OO|$OOOOOO!OOLO:Turns", names, &make, &others, &admission, &settle, &idle, &exempt, &exact,
             &PyTuple_Type, &prefixes, &priority_of, &priorities, &cost, &cost_of))
         return NULL;
     allocfunc allocate = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
@@ -589,6 +630,8 @@ static PyObject *turns_new(PyTypeObject *type, PyObject *args, PyObject *options
         return PyErr_NoMemory();
     }
     self->make = Py_NewRef(make);
+    self->admission = Py_NewRef(admission);
+    self->settle = none_is_null(settle);
     self->idle = Py_NewRef(idle);
     self->exempt = Py_NewRef(exempt);
     self->exact = none_is_null(exact);
@@ -623,17 +666,19 @@ static PyObject *turns_set_tab(Turns *self, PyObject *tab)
 static PyMethodDef turns_methods[] = {
     {"lane", (PyCFunction)(void (*)(void))turns_lane, METH_FASTCALL, NULL},
     {"lanes", (PyCFunction)turns_lanes, METH_NOARGS, NULL},
-    {"close", (PyCFunction)turns_close, METH_NOARGS, NULL},
+    {"__enter__", (PyCFunction)turns_enter, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)(void (*)(void))turns_exit, METH_FASTCALL, NULL},
     {"take", (PyCFunction)turns_take, METH_NOARGS, NULL},
-    {"open", (PyCFunction)turns_open, METH_VARARGS, NULL},
     {"grant", (PyCFunction)turns_grant, METH_VARARGS, NULL},
     {"set_clock", (PyCFunction)turns_set_clock, METH_O, NULL},
     {"set_tab", (PyCFunction)turns_set_tab, METH_O, NULL},
+    {"revoke", (PyCFunction)turns_revoke, METH_O, NULL},
     {"forget", (PyCFunction)turns_forget, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 static PyMemberDef turns_members[] = {
     {"waiting", T_LONGLONG, offsetof(Turns, waiting), 0, NULL},
+    {"told", T_LONGLONG, offsetof(Turns, told), 0, NULL},
     {"grants", T_ULONGLONG, offsetof(Turns, spend), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
@@ -656,6 +701,9 @@ bool rm_core_init(PyObject *module)
     struct timespec resolution;
     if (!clock_getres(CLOCK_MONOTONIC_COARSE, &resolution))
         tick = (int64_t)resolution.tv_sec * 1000000000 + resolution.tv_nsec;
+    if (!(s_era = PyUnicode_InternFromString("era")) || !(s_in_flight = PyUnicode_InternFromString("in_flight")) ||
+        !(s_most = PyUnicode_InternFromString("max_in_flight")))
+        return false;
     return (rm_lane_type = rm_add_type(module, &lane_spec)) && (rm_tab_type = rm_add_type(module, &tab_spec)) &&
         (rm_turns_type = rm_add_type(module, &turns_spec));
 }

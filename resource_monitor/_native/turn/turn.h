@@ -41,6 +41,7 @@ typedef struct lane {
     uint64_t hash;
     int64_t until;                      /* ns: when the grant ends, */
     uint64_t era;                       /* if Admission did not revoke it before */
+    int64_t unanswered;                 /* how many more may be without an answer */
     int64_t started, answered, ended, lost;
     int64_t most;                       /* the largest of started - ended - lost meanwhile */
     int64_t first_start, first_end, last_end;   /* ns; the first good end, and the last of any kind */
@@ -60,6 +61,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *make;                     /* from the name of a new class to its Route */
+    PyObject *admission;                /* whose era, in_flight and max_in_flight hold */
+    PyObject *settle;                   /* what is called to take what was used, NULL: nobody wants it */
     PyObject *idle;                     /* what is called when nothing is in flight, but others were told otherwise */
     PyObject *clock;                    /* seconds, NULL: time.monotonic's */
     PyObject *priority_of, *cost_of;    /* the user's own, NULL: none */
@@ -111,7 +114,8 @@ int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject 
 bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need);    /* false, maybe with an error: Python decides */
 void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *stay);
 void rm_stay_answered(Stay *stay);
-int rm_stay_leave(Stay *stay);                                          /* -1: an error; it is over all the same */
+/* `quietly`: without running Python, as where objects are collected. -1: an error; it is over all the same. */
+int rm_stay_leave(Stay *stay, bool quietly);
 /* The time, ns, as coarsely as will do to see whether it is before `until`; -1: an error. */
 int64_t rm_turns_now(Turns *turns, int64_t until);
 PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t count);

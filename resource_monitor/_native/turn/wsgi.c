@@ -45,7 +45,7 @@ static int response_left(Response *self)
 {
     Turns *turns = self->stay.turns;
     Py_XINCREF(turns);
-    int failed = rm_stay_leave(&self->stay);
+    int failed = rm_stay_leave(&self->stay, false);
     if (!failed && turns && turns->waiting) {
         PyObject *done = PyObject_CallNoArgs(self->gated->served);
         failed = done ? 0 : -1;
@@ -290,7 +290,7 @@ static PyObject *response_answered(Response *self, PyObject *unused)
 static PyObject *response_leave(Response *self, PyObject *unused)
 {
     (void)unused;
-    if (rm_stay_leave(&self->stay))
+    if (rm_stay_leave(&self->stay, false))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -346,13 +346,7 @@ static void response_dealloc(Response *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    if (self->stay.turns) { /* nobody closed it */
-        PyObject *kind, *value, *trace;
-        PyErr_Fetch(&kind, &value, &trace);
-        if (rm_stay_leave(&self->stay))
-            PyErr_WriteUnraisable(NULL);
-        PyErr_Restore(kind, value, trace);
-    }
+    rm_stay_leave(&self->stay, true); /* if nobody closed it */
     response_clear(self);
     Py_XDECREF(self->gated);
     PyObject_GC_Del(self);
