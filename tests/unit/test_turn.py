@@ -462,7 +462,36 @@ def test_a_function_that_changes_everything_is_asked_before_that_is_looked_at(
     assert gate.in_flight == 1
 
 
+def test_one_that_changes_admission_meanwhile_lets_nobody_start(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know_all_classes(monkeypatch)
+
+    def priority(carrier: Any) -> Priority:
+        gate._lock.acquire()
+        gate.turns.__enter__()
+        return Priority.DEFAULT
+
+    gate = Gate(monitor=service.monitor, allocation_guard=False, priority=priority)
+    way = door(gate)
+    asked(gate)
+    assert unasked(way) is None
+    gate.turns.__exit__()
+    gate._lock.release()
+
+
 # --- what ends it, and what is counted ---
+
+
+def test_a_loss_while_admission_is_being_changed_revokes_every_grant_too(gate: Gate, way: Door) -> None:
+    asked(gate)
+    lost = let_in(way)
+    with gate._lock, gate.turns:
+        lost.lose()
+        lost.leave()
+    assert unasked(way) is None
+    asked(gate)
+    assert gate.statistics().wasted == 1
 
 
 def test_a_loss_revokes_every_grant_at_once(gate: Gate, way: Door) -> None:
@@ -511,6 +540,25 @@ def test_what_is_counted_is_exact_at_any_moment(gate: Gate, way: Door) -> None:
     gc.collect()
     assert gate.statistics().in_flight == 0
     assert gate._routes.find("GET", "/")._unanswered == 0
+
+
+def test_what_is_told_has_its_times(gate: Gate, way: Door, service: Service) -> None:
+    asked(gate)
+    begin = service.clock()
+    turns = []
+    for _ in range(3):
+        service.clock.pass_(0.001)
+        turns.append(let_in(way))
+    for turn in turns:
+        service.clock.pass_(0.001)
+        if turn is turns[2]:
+            turn.lose()
+        turn.leave()
+    used = gate.turns.take()
+    assert used is not None
+    assert used[:6] == (gate._routes.find("GET", "/"), 3, 3, 2, 1, 3)
+    assert [round(at - begin, 6) for at in used[6:]] == [0.001, 0.004, 0.006]
+    assert gate.turns.take() is None
 
 
 def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door) -> None:
