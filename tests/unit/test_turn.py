@@ -608,6 +608,28 @@ def test_beside_other_workers_a_grant_is_short(gate: Gate, way: Door, service: S
     assert unasked(way) is None
 
 
+def test_what_others_promise_revokes_it_as_soon_as_it_is_seen(gate: Gate, way: Door) -> None:
+    promised = [0]
+
+    class Others:
+        def tell(self, to_come: int, in_flight: int) -> None: ...
+
+        def teach(self, routes: Any, now: float) -> None: ...
+
+        def learned(self, name: str, now: float) -> Learned:
+            return Learned(None, 0.0, None, None)
+
+        def others(self, now: float) -> Any:
+            return module.Others(promised=promised[0], in_flight=0, workers=0)
+
+    gate._sharing = Others()  # type: ignore[assignment]
+    asked(gate)
+    assert let_in(way)
+    promised[0] = 190 * MIB
+    asked(gate)
+    assert unasked(way) is None
+
+
 def test_in_a_child_process_nothing_is_granted_and_what_its_parent_let_in_does_not_count(gate: Gate, way: Door) -> None:
     asked(gate)
     turns = [let_in(way) for _ in range(3)]
