@@ -709,9 +709,12 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
         return NULL;
     /* before it is counted: there may be no memory for it */
     Turn *turn = turn_new(app);
-    turn = turn && (turn->sender = sender_new(turn, scope, receive, send)) ? turn : (Py_XDECREF(turn), NULL);
-    if (!turn || PyDict_SetItem(scope, s_admitted, (PyObject *)turn)) {
-        Py_XDECREF(turn);
+    if (!turn)
+        return NULL;
+    turn->sender = sender_new(turn, scope, receive, send);
+    if (!turn->sender || PyDict_SetItem(scope, s_admitted, (PyObject *)turn)) {
+        restore_around((PyObject **)&turn->sender);
+        Py_DECREF(turn);
         return NULL;
     }
     if (!rm_turns_ready(turns, lane, now)) { /* what ran meanwhile, such as the user's functions, changed that */
