@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from resource_monitor.admission import Priority
 from resource_monitor.errors import ConfigurationError
@@ -20,8 +19,7 @@ RequestCost = int | str | Callable[[Carrier], int]
 PriorityOf = Callable[[Carrier], Priority]
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """One request. ``path`` is below ``mount``; ``need`` are the bytes that it will take, as far as is known before.
     ``preflight`` tells that it only asks whether another may be sent (the Fetch standard's CORS-preflight request)."""
 

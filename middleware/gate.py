@@ -362,7 +362,6 @@ class Gate:
                 left = ledger.left(headroom)
             lane = self.turns.lane(ask.method, ask.path)
             route = lane.route
-            admitted = Admitted(self, route, ask, now)
             left -= others.promised
             reason = admission.decide(
                 route, left, now, need=ask.need, priority=ask.priority, elsewhere=others.in_flight
@@ -373,6 +372,7 @@ class Gate:
             self._admitted += 1
             self._in_flight += 1
             try:
+                admitted = Admitted(self, route, ask, now)
                 if ledger is not None and ask.need:
                     admitted.promise = ledger.make(ask.need)
             except MemoryError:

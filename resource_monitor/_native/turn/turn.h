@@ -108,6 +108,7 @@ PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec);
 /* core.c */
 extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 bool rm_core_init(PyObject *module);
+bool rm_is_one_of(PyObject *method, const char *methods);       /* these with spaces between them */
 Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrowed; NULL without an error: none yet */
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount);     /* -1: an error */

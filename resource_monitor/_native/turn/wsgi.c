@@ -433,7 +433,7 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
     PyObject *method = PyDict_GetItemWithError(environ, s_method), *path = path_of(environ, s_path),
              *mount = path_of(environ, s_script);
     if (!method || !path || !mount || !PyUnicode_CheckExact(method) ||
-        PyUnicode_CompareWithASCIIString(method, "OPTIONS") == 0 || !without_body(environ))
+        rm_is_one_of(method, "OPTIONS") || !without_body(environ))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
     int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns, lane->until) : -1, need = 0;
