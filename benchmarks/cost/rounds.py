@@ -16,6 +16,8 @@ from typing import Any
 
 TURN = 50
 _CHUNK, _CHUNKS = 0.002, 5
+# What learns from its first requests has learned by then, in seconds.
+_WARM_UP = 0.3
 
 Values = dict[str, list[float]]
 """Seconds a call by name, one for each round."""
@@ -31,10 +33,11 @@ class Subject:
         self.values: list[float] = []
 
     async def calibrate(self) -> None:
-        """Find how many calls take about the time of a chunk."""
-        for _ in range(5):
+        """Find how many calls take about the time of a chunk, once the first of them are over."""
+        warm = time.perf_counter() + _WARM_UP
+        while time.perf_counter() < warm:
             await self.round()
-        self._calls = max(1, round(_CHUNK / statistics.median(self.values) / TURN)) * TURN
+        self._calls = max(1, round(_CHUNK / statistics.median(self.values[-5:]) / TURN)) * TURN
         self.values.clear()
 
     async def round(self) -> None:
