@@ -389,7 +389,8 @@ class Gate:
                 if grant is None:
                     self.turns.revoke(lane)
                 else:
-                    self.turns.grant(lane, admission.era, until, min(grant.spare, _COUNTED_MOST), grant.unanswered)
+                    spare = min(grant.spare, _COUNTED_MOST)
+                    self.turns.grant(lane, admission.era, until, spare, grant.unanswered, grant.starts)
         if ended:
             _log_end(headroom)
         return admitted

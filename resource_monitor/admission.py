@@ -19,8 +19,9 @@ Everything that changes the state of admission lives in this file. A request sta
   same share of losses.
 
 Between two readings the answer to a class that nothing binds is always the same, so it can be *granted*: until the
-reading is too old, its requests start without being asked for, and what started and ended so is told in bulk. Whatever
-may change the answer before that changes the ``era``, and with it revokes every grant.
+reading is too old, or its pace has no more starts, its requests start without being asked for, and what started and
+ended so is told in bulk. Whatever may change the answer before that changes the ``era``, and with it revokes every
+grant.
 
 Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
 that grew by more than the guard let pass grew unseen, and is put down to the classes in flight. A class with unseen
@@ -136,11 +137,12 @@ class Learned:
 
 
 class Grant(NamedTuple):
-    """What may be done without being asked for: promising ``spare`` bytes, and having ``unanswered`` more requests
-    without an answer."""
+    """What may be done without being asked for: so many ``starts``, as long as no more than ``spare`` bytes are
+    promised and no more than ``unanswered`` more requests are without an answer."""
 
     spare: int
     unanswered: int
+    starts: int
 
 
 class Route:
@@ -354,18 +356,20 @@ class Admission:
         fewer than ``max_in_flight`` are in flight; ``None`` when each is to be asked for. ``left`` bytes are not
         promised, ``others`` are the other processes.
 
-        Under a grant :meth:`decide` would let in every one of them, whatever its priority: the class was measured,
-        nothing binds it or takes memory unseen, and so much is left that the state stays what it is.
+        Under a grant :meth:`decide` would let in every one of them, whatever its priority: the class was measured, its
+        pace has so many starts left, nothing else binds it or takes memory unseen, and so much is left that the state
+        stays what it is.
         """
         spare = left - math.ceil(_AMPLE * self.floor)
-        bound = route.rate is not None or route.window is not None or self.cap is not None
+        starts = _ANY if route.rate is None else int(route._tokens)
+        bound = starts < 1 or route.window is not None or self.cap is not None
         shared = self.max_in_flight is not None and others
         if bound or shared or spare < 0 or not route._measured or self.pressure is not Pressure.OK:
             return None
         if route.unseen or any(busy.unseen for busy in self._busy):
             return None
         warm = route._cold >= _WARM or route.lost
-        return Grant(spare, _ANY if warm else route._cold - route._unanswered)
+        return Grant(spare, _ANY if warm else route._cold - route._unanswered, starts)
 
     def settle(
         self,
@@ -387,6 +391,9 @@ class Admission:
                 route._since, route._begun = first_start, False
             if route._unanswered == 0:
                 route._cold_since = first_start
+            if route.rate is not None:
+                route._tokens = max(0.0, route._tokens - started)
+                route._filled = max(route._filled, first_start)
             route._most = max(route._most, route.in_flight + most)
             self.in_flight += started
             route.in_flight += started

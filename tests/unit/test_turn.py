@@ -91,6 +91,23 @@ def test_a_class_that_is_new_is_granted_as_many_unanswered_as_it_may_have_once_i
     assert admission.decide(route, PLENTY, 2.0) is Reason.COLD_START
 
 
+def test_a_paced_class_is_granted_the_starts_that_are_there() -> None:
+    admission, route = Admission(FLOOR), known(rate=1000.0)
+    for _ in range(2):  # the first of them waits for no one
+        assert admission.decide(route, PLENTY, 10.0) is None
+    grant = admission.grant(route, PLENTY)
+    assert grant is not None
+    assert grant.starts == 19  # two hundredths of a second's, less one
+    admission.settle(route, 15, 0, 0, 0, 15, 10.001, 0.0, 0.0)
+    grant = admission.grant(route, PLENTY)
+    assert grant is not None
+    assert grant.starts == 4
+    for _ in range(5):  # one more came since
+        assert admission.decide(route, PLENTY, 10.0021) is None
+    assert admission.decide(route, PLENTY, 10.0021) is Reason.PACE
+    assert admission.grant(route, PLENTY) is None
+
+
 def test_while_memory_is_scarce_nothing_is_granted() -> None:
     admission = Admission(FLOOR)
     grant = admission.grant(known(), 5 * FLOOR // 2)
@@ -349,6 +366,16 @@ def test_no_more_of_a_new_class_start_than_may_be_unanswered(service: Service) -
     gate.statistics()
     assert let_in(way)
     assert unasked(way) is None
+
+
+def test_no_more_of_a_paced_class_start_than_its_pace_has(gate: Gate, way: Door) -> None:
+    gate._routes.find("GET", "/").rate = 1000.0
+    asked(gate)
+    asked(gate)
+    for _ in range(19):
+        let_in(way).leave()
+    assert unasked(way) is None
+    assert gate.attempt(Ask("GET", "/")) is Reason.PACE
 
 
 def test_no_more_start_than_may_be_in_flight(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,8 +305,8 @@ bool rm_is_one_of(PyObject *method, const char *methods)
 
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
 {
-    return lane->era == turns->era && now < lane->until && lane->unanswered > 0 && turns->room > 0 && !turns->closed &&
-        !turns->waiting;
+    return lane->era == turns->era && now < lane->until && lane->starts > 0 && lane->unanswered > 0 &&
+        turns->room > 0 && !turns->closed && !turns->waiting;
 }
 
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount)
@@ -372,6 +372,7 @@ void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *s
     int64_t more = lane->started - lane->ended - lane->lost;
     if (more > lane->most)
         lane->most = more;
+    lane->starts--;
     lane->unanswered--;
     turns->net++;
     turns->room--;
@@ -513,9 +514,10 @@ static PyObject *turns_grant(Turns *self, PyObject *args)
     Lane *lane;
     unsigned long long era;
     double until;
-    long long spare, unanswered;
-    if (!PyArg_ParseTuple(args, "O!KdLL:grant", rm_lane_type, &lane, &era, &until, &spare, &unanswered))
+    long long spare, unanswered, starts;
+    if (!PyArg_ParseTuple(args, "O!KdLLL:grant", rm_lane_type, &lane, &era, &until, &spare, &unanswered, &starts))
         return NULL;
+    lane->starts = starts;
     lane->until = (int64_t)(until * 1e9);
     lane->unanswered = unanswered;
     lane->era = era;

@@ -41,7 +41,8 @@ typedef struct lane {
     uint64_t hash;
     int64_t until;                      /* ns: when the grant ends, */
     uint64_t era;                       /* if Admission did not revoke it before */
-    int64_t unanswered;                 /* how many more may be without an answer */
+    int64_t starts;                     /* how many more may start, */
+    int64_t unanswered;                 /* and be without an answer */
     int64_t started, answered, ended, lost;
     int64_t most;                       /* the largest of started - ended - lost meanwhile */
     int64_t first_start, first_end, last_end;   /* ns; the first good end, and the last of any kind */
