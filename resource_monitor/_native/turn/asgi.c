@@ -667,7 +667,7 @@ static bool without_body(PyObject *scope, PyObject *method)
             zero = true;
         }
     }
-    if (zero || !rm_is_one_of(method, "POST PUT PATCH"))
+    if (zero || !(RM_IS(method, "POST") || RM_IS(method, "PUT") || RM_IS(method, "PATCH")))
         return true;
     /* from HTTP/2 on a body may come without either header */
     PyObject *version = PyDict_GetItemWithError(scope, s_http_version);
@@ -698,7 +698,7 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
              *path = PyDict_GetItemWithError(scope, s_path), *mount = PyDict_GetItemWithError(scope, s_root_path);
     if (!kind || !method || !path || (kind != s_http && PyUnicode_Compare(kind, s_http)) ||
         !PyUnicode_CheckExact(method) || !PyUnicode_CheckExact(path) || (mount && !PyUnicode_CheckExact(mount)) ||
-        rm_is_one_of(method, "OPTIONS") || !without_body(scope, method))
+        RM_IS(method, "OPTIONS") || !without_body(scope, method))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
     int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns, lane->until) : -1, need = 0;

@@ -289,20 +289,6 @@ int64_t rm_turns_now(Turns *turns, int64_t until)
     return coarse + tick < until ? coarse : time_of(CLOCK_MONOTONIC);
 }
 
-bool rm_is_one_of(PyObject *method, const char *methods)
-{
-    Py_ssize_t length;
-    const char *text = PyUnicode_AsUTF8AndSize(method, &length);
-    if (!text)
-        PyErr_Clear();
-    for (size_t size; text && *methods; methods += size + (methods[size] == ' ')) {
-        size = strcspn(methods, " ");
-        if (size == (size_t)length && !memcmp(methods, text, size))
-            return true;
-    }
-    return false;
-}
-
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
 {
     return lane->era == turns->era && now < lane->until && lane->starts > 0 && lane->unanswered > 0 &&

@@ -101,6 +101,10 @@ typedef struct {
     bool lost, answered;
 } Stay;
 
+/* Whether a text is a literal; most differ in their lengths already. */
+#define RM_IS(text, literal)                                                                                           \
+    (PyUnicode_GetLength(text) == sizeof(literal) - 1 && !PyUnicode_CompareWithASCIIString(text, literal))
+
 /* module.c */
 extern int *(*rm_place)(void);          /* guard.c's rm_guard_place, */
 extern unsigned long long (*rm_refusals)(void);         /* and rm_guard_thread_refusals */
@@ -109,7 +113,6 @@ PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec);
 /* core.c */
 extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 bool rm_core_init(PyObject *module);
-bool rm_is_one_of(PyObject *method, const char *methods);       /* these with spaces between them */
 Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrowed; NULL without an error: none yet */
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount);     /* -1: an error */

@@ -420,8 +420,7 @@ static bool without_body(PyObject *environ)
     if (PyDict_GetItemWithError(environ, s_coding))
         return false;
     PyObject *length = PyDict_GetItemWithError(environ, s_length);
-    return !length || (PyUnicode_CheckExact(length) && (PyUnicode_GetLength(length) == 0 ||
-                                                        PyUnicode_CompareWithASCIIString(length, "0") == 0));
+    return !length || (PyUnicode_CheckExact(length) && (PyUnicode_GetLength(length) == 0 || RM_IS(length, "0")));
 }
 
 /* A request's Response, or NULL without an error where Python has to decide. */
@@ -433,7 +432,7 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
     PyObject *method = PyDict_GetItemWithError(environ, s_method), *path = path_of(environ, s_path),
              *mount = path_of(environ, s_script);
     if (!method || !path || !mount || !PyUnicode_CheckExact(method) ||
-        rm_is_one_of(method, "OPTIONS") || !without_body(environ))
+        RM_IS(method, "OPTIONS") || !without_body(environ))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
     int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns, lane->until) : -1, need = 0;
