@@ -392,8 +392,8 @@ class Admission:
             if route._unanswered == 0:
                 route._cold_since = first_start
             if route.rate is not None:
+                _refill(route, route.rate, max(route._filled, first_start))
                 route._tokens = max(0.0, route._tokens - started)
-                route._filled = max(route._filled, first_start)
             route._most = max(route._most, route.in_flight + most)
             self.in_flight += started
             route.in_flight += started
@@ -634,13 +634,17 @@ def _in_time(route: Route, now: float) -> bool:
         return route.in_flight < route.window
     if route.rate is None:
         return True
-    # a bucket of two, so that the spread stays even
-    route._tokens = min(route._tokens + (now - route._filled) * route.rate, max(2.0, 0.02 * route.rate))
-    route._filled = now
+    _refill(route, route.rate, now)
     if route._tokens < 1:
         return False
     route._tokens -= 1
     return True
+
+
+def _refill(route: Route, rate: float, now: float) -> None:
+    # a bucket of two, so that the spread stays even
+    route._tokens = min(route._tokens + (now - route._filled) * rate, max(2.0, 0.02 * rate))
+    route._filled = now
 
 
 def _slide(route: Route, *, lost: bool) -> None:

@@ -98,13 +98,14 @@ def test_a_paced_class_is_granted_the_starts_that_are_there() -> None:
     grant = admission.grant(route, PLENTY)
     assert grant is not None
     assert grant.starts == 19  # two hundredths of a second's, less one
-    admission.settle(route, 15, 0, 0, 0, 15, 10.001, 0.0, 0.0)
+    admission.settle(route, 15, 0, 0, 0, 15, 10.0, 0.0, 0.0)
+    admission.settle(route, 2, 0, 0, 0, 2, 10.0051, 0.0, 0.0)  # before which five came
     grant = admission.grant(route, PLENTY)
     assert grant is not None
-    assert grant.starts == 4
-    for _ in range(5):  # one more came since
-        assert admission.decide(route, PLENTY, 10.0021) is None
-    assert admission.decide(route, PLENTY, 10.0021) is Reason.PACE
+    assert grant.starts == 7
+    for _ in range(8):  # and one since
+        assert admission.decide(route, PLENTY, 10.0062) is None
+    assert admission.decide(route, PLENTY, 10.0062) is Reason.PACE
     assert admission.grant(route, PLENTY) is None
 
 
