@@ -11,7 +11,6 @@ import pytest
 
 from resource_monitor.middleware.accept_queue import AcceptQueue
 
-
 _LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
