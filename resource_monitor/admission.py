@@ -74,10 +74,13 @@ _NOISE, _LEAST, _SHOWS_WITHIN, _TOLD_WITHIN = 1 << 20, 1 << 17, 0.25, 0.1
 # miss, when a reading finds less than half of the floor, says that it is more.
 _FADES, _NEAR_MISS = 0.98, 1.3
 
-# The event loop lags when it came late by more than this many seconds at every beat for so long, or connections waited
-# longer for it; then the work in flight is cut to this share, and let grow again by the last. It is cut by less where
-# only connections wait, for what they wait for is not in flight: a little less, and they are refused as they come.
-_LAG, _LAG_INTERVAL, _CUT, _TRIM, _REGROW = 0.05, 0.5, 0.8, 0.95, 1.05
+# The event loop lags when it came late by more than this many seconds at every beat for so long; then the work in
+# flight is cut to this share, and let grow again by this much. Where connections wait to be accepted, for longer than
+# the next number of seconds at every beat, what they wait for is not in flight: it is cut by less, and they are refused
+# as they come. Clients that come anew as soon as they were answered keep a queue where nothing is wrong, so that it may
+# be longer.
+_LAG, _LAG_INTERVAL, _CUT, _REGROW = 0.05, 0.5, 0.8, 1.05
+_WAIT, _TRIM = 0.15, 0.95
 
 # A service is shedding until nothing was refused for this many seconds, so that the state does not flap with every
 # megabyte that comes and goes. Memory is scarce below this many floors, and no longer so above the second number.
@@ -241,7 +244,7 @@ class Admission:
         self._told: tuple[int, int, float] | None = None
         self._others = 0
         self._to_show = 0.0
-        self._least_late = self._least_lag = math.inf
+        self._least_late = self._least_wait = math.inf
         self._lag_since, self._capped = 0.0, False
         self._lag_at, self._decided = -math.inf, 0
         # grants of another era than this are void
@@ -560,7 +563,7 @@ class Admission:
         the processes to accept them, and ``decided`` requests had been decided here so far."""
         due = now - lag
         if due - self._lag_at > _LAG_INTERVAL / 2:  # the first beat, or the first after idling
-            self._least_late = self._least_lag = math.inf
+            self._least_late = self._least_wait = math.inf
             self._lag_since = due
             wait = math.inf if queued else 0.0  # for how long will be known at the next
         else:
@@ -569,16 +572,17 @@ class Admission:
             wait = queued * (now - self._lag_at) / accepted
         self._lag_at, self._decided = now, decided
         self._least_late = min(self._least_late, lag)
-        self._least_lag = min(self._least_lag, max(lag, wait))
+        self._least_wait = min(self._least_wait, wait)
         if now - self._lag_since < _LAG_INTERVAL:
             return
-        if self._least_lag > _LAG:
-            share = _CUT if self._least_late > _LAG else _TRIM
+        late = self._least_late > _LAG
+        if late or self._least_wait > _WAIT:
+            share = _CUT if late else _TRIM
             self.cap = max(1.0, share * min(self.in_flight, math.inf if self.cap is None else self.cap))
             self._revoke()
         elif self.cap is not None:
             self.cap = max(self.cap + 1, self.cap * _REGROW) if self._capped else None
-        self._least_late = self._least_lag = math.inf
+        self._least_late = self._least_wait = math.inf
         self._lag_since, self._capped = now, False
 
     # --- the state that readiness, metrics and the log follow ---
