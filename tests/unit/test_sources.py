@@ -426,6 +426,43 @@ def test_what_is_reclaimable_is_read_where_it_decides_alone(machine: Machine) ->
     assert reader.failure() is not None
 
 
+def test_a_decisive_reading_keeps_no_reclaimable_part_of_the_one_before(machine: Machine) -> None:
+    """What was known of the middle, 61 MiB, is more than the top's 60, and more than the 51 that are left of it."""
+    reader = three_levels(machine)
+    machine.v2_level("/sys/fs/cgroup/a", limit=200 * MIB, usage=180 * MIB, stat={"inactive_file": 31 * MIB})
+    assert reader.read(DECISIVE)
+    assert reader.headroom == 51 * MIB
+
+
+def test_a_reclaimable_part_that_decides_nothing_is_taken_for_the_leafs_by_both_bounds(machine: Machine) -> None:
+    reader = three_levels(machine)
+    machine.v2_level("/sys/fs/cgroup/a", limit=1 * GIB, usage=180 * MIB, stat={"inactive_file": 90 * MIB})
+    machine.v2_level(
+        "/sys/fs/cgroup/a/b",
+        limit=200 * MIB,
+        usage=140 * MIB,
+        stat={"inactive_file": 20 * MIB, "slab_reclaimable": 8 * MIB},
+    )
+    assert reader.read(DECISIVE)
+    left = [(limit.headroom, limit.headroom_low) for limit in reader.limits() if limit.kind == "cgroup v2"]
+    assert left == [(84 * MIB, 80 * MIB), ((844 + 24) * MIB, (844 + 20) * MIB), (60 * MIB, 60 * MIB)]
+
+
+def test_a_reading_of_usage_counts_on_what_is_known_to_be_reclaimable_alone(machine: Machine) -> None:
+    """The parent's cache, 50 MiB, decided nothing and was taken for the leaf's, 30; now the parent bites first."""
+    machine.v2("/leaf")
+    machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=130 * MIB, stat={"inactive_file": 50 * MIB})
+    machine.v2_level("/sys/fs/cgroup/leaf", limit=200 * MIB, usage=140 * MIB, stat={"inactive_file": 30 * MIB})
+    reader = memory_limits(root=str(machine))
+    assert reader.read(DECISIVE)
+    assert reader.headroom == 90 * MIB
+    machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=150 * MIB, stat={"inactive_file": 50 * MIB})
+    assert reader.read(USAGE, margin=UNBOUNDED)
+    assert (reader.headroom, reader.free) == (80 * MIB, 50 * MIB)
+    assert reader.read(DECISIVE)
+    assert reader.headroom == 90 * MIB, "the leaf's again, since the parent has 100"
+
+
 def test_a_limit_whose_reclaimable_part_cannot_be_read_does_not_decide(machine: Machine) -> None:
     reader = three_levels(machine)
     machine.write("/sys/fs/cgroup/memory.stat", "inactive_file ?\n")
