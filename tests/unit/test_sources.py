@@ -473,6 +473,14 @@ def test_a_limit_whose_reclaimable_part_cannot_be_read_does_not_decide(machine: 
     assert reader.headroom == 61 * MIB, "the middle's, with its own cache"
 
 
+def test_above_a_leaf_whose_reclaimable_part_cannot_be_read_the_next_is_read_for_itself(machine: Machine) -> None:
+    reader = three_levels(machine)
+    machine.write("/sys/fs/cgroup/a/b/memory.stat", f"inactive_file {90 * MIB}\nfile_dirty ?\n")
+    machine.v2_level("/sys/fs/cgroup/a", limit=200 * MIB, usage=180 * MIB, stat={"inactive_file": 31 * MIB})
+    assert reader.read(DECISIVE)
+    assert reader.headroom == 51 * MIB
+
+
 def test_what_throttles_is_read_for_those_who_show_it_alone(machine: Machine) -> None:
     machine.container(limit=256 * MIB)
     machine.write("/sys/fs/cgroup/memory.high", f"{120 * MIB}\n")
@@ -555,6 +563,8 @@ def test_a_limit_above_every_visible_level_is_told_by_any_of_them(machine: Machi
     machine.write("/sys/fs/cgroup/memory/memory.stat", "total_dirty ?\n")
     assert reader.read(DECISIVE)
     assert (reader.failure() is None) == (above == V1_UNLIMITED)
+    assert reader.read(FULL)
+    assert reader.failure() is not None
 
 
 def test_limits_that_speak_of_the_same_file_share_its_descriptor(machine: Machine) -> None:
