@@ -420,9 +420,10 @@ class Gate:
             return
         try:
             promised = max(0, self._seen - ledger.left(self._seen)) if ledger.promised else 0
-            sharing.tell(promised + int(admission.unshown()), admission.in_flight)
-            self.turns.told = admission.in_flight
-            sharing.teach(self._routes.items(), now)
+            to_come = promised + int(admission.unshown())
+            exactly = admission.max_in_flight is not None
+            self.turns.told = sharing.tell(to_come, admission.in_flight, now, exactly=exactly)
+            sharing.teach(self._routes.items, now)
         except MemoryError:
             return  # the next request tells it
 

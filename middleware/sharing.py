@@ -3,16 +3,19 @@ many apps it has."""
 
 from __future__ import annotations
 
+import math
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from resource_monitor.admission import Learned, Route
 from resource_monitor.guard import passed
-from resource_monitor.workers import Others, WorkerTable
+from resource_monitor.workers import FRESH, Others, WorkerTable
 
 # Learned figures move slowly; seconds between two tellings.
 _LEARNED_EVERY = 0.5
+# Bytes to come that a worker without others need not tell at once: one that starts finds them a little wrong.
+_LITTLE = 1 << 20
 
 
 class Sharing:
@@ -22,27 +25,42 @@ class Sharing:
         self._table = table
         self._learned_due = 0.0
         self._mine = (0, 0)
+        self._told, self._told_at = (0, 0), -math.inf
+        self._alone = False
         with _lock:
-            _parts.add(self)
+            _parts.append(weakref.ref(self, _parts.remove))
 
-    def tell(self, to_come: int, in_flight: int) -> None:
-        """``to_come`` bytes will be taken by requests in flight that no reading shows yet."""
+    def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        """``to_come`` bytes will be taken by requests in flight that no reading shows yet. How many in flight the others
+        know of now: that number alone is told as often as they look, and at once where it is 0 or they are to know it
+        ``exactly``."""
+        self._mine = to_come, in_flight
+        before, counted = self._told
+        if (
+            abs(to_come - before) <= (_LITTLE if self._alone else 0)
+            and (in_flight == counted or (in_flight and not exactly))
+            and 0 <= now - self._told_at < FRESH
+        ):
+            return counted
         with _lock:
-            self._mine = to_come, in_flight
-            parts = [part._mine for part in _parts]
+            parts = [part._mine for known in tuple(_parts) if (part := known()) is not None]
             self._table.publish(sum(part[0] for part in parts), sum(part[1] for part in parts), passed())
+        self._told, self._told_at = self._mine, now
+        return in_flight
 
     def others(self, now: float) -> Others:
         """What the other workers told."""
         with _lock:
-            return self._table.others(now)
+            others = self._table.others(now)
+        self._alone = not others.workers
+        return others
 
-    def teach(self, routes: Iterable[tuple[str, Route]], now: float) -> None:
+    def teach(self, routes: Callable[[], Iterable[tuple[str, Route]]], now: float) -> None:
         """Leave what was learned of ``routes`` for a worker that starts, if that was not done a moment ago."""
         if now < self._learned_due:
             return
         self._learned_due = now + _LEARNED_EVERY
-        learned = {name: route.learned for name, route in routes}
+        learned = {name: route.learned for name, route in routes()}
         records = {name: (it.floor, it.unseen, it.rate, it.window) for name, it in learned.items() if it is not None}
         with _lock:
             self._table.publish_routes(records, now)
@@ -58,7 +76,8 @@ class Sharing:
 
     def after_fork(self) -> None:
         """Nothing is in flight in a child."""
-        self._mine = (0, 0)
+        self._mine = self._told = (0, 0)
+        self._told_at = -math.inf
 
 
 def share() -> Sharing | None:
@@ -75,11 +94,12 @@ def reset_after_fork() -> None:
     """A child process needs a lock of its own."""
     global _lock
     _lock = threading.Lock()
-    for part in _parts:
-        part.after_fork()
+    for known in tuple(_parts):
+        if (part := known()) is not None:
+            part.after_fork()
 
 
 _lock = threading.Lock()
 _table: WorkerTable | None = None
 _opened = False
-_parts: weakref.WeakSet[Sharing] = weakref.WeakSet()
+_parts: list[weakref.ref[Sharing]] = []

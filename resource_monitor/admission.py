@@ -247,8 +247,9 @@ class Admission:
         self._least_late = self._least_wait = math.inf
         self._lag_since, self._capped = 0.0, False
         self._lag_at, self._decided = -math.inf, 0
-        # grants of another era than this are void
+        # grants of another era than this are void; what those of this one may take unseen, bytes
         self.era = 1
+        self._granted = 0.0
         # the headroom while nothing was in flight, against which is measured what is held
         self._idle: int | None = None
         self._measured_at = 0.0
@@ -360,19 +361,26 @@ class Admission:
         promised, ``others`` are the other processes.
 
         Under a grant :meth:`decide` would let in every one of them, whatever its priority: the class was measured, its
-        pace has so many starts left, nothing else binds it or takes memory unseen, and so much is left that the state
-        stays what it is.
+        pace has so many starts left, there is room for what each and all others granted take unseen, nothing else binds
+        it, and so much is left that the state stays what it is. Of a class that takes memory unseen no more may be
+        unanswered at once than of a new one, for what it takes may be more.
         """
-        spare = left - math.ceil(_AMPLE * self.floor)
+        spare = left - math.ceil(_AMPLE * self.floor + self.unshown() + self._granted)
         starts = _ANY if route.rate is None else int(route._tokens)
-        bound = starts < 1 or route.window is not None or self.cap is not None
+        unanswered = _ANY if route._cold >= _WARM or route.lost else route._cold - route._unanswered
+        if route.unseen:
+            room = spare // (1 + others)
+            starts = min(starts, int(room // route.unseen))
+            unanswered = min(unanswered, max(_COLD_LEAST, room // _COLD_COST) - route._unanswered)
+        bound = min(starts, unanswered) < 1 or route.window is not None or self.cap is not None
         shared = self.max_in_flight is not None and others
         if bound or shared or spare < 0 or not route._measured or self.pressure is not Pressure.OK:
             return None
-        if route.unseen or any(busy.unseen for busy in self._busy):
-            return None
-        warm = route._cold >= _WARM or route.lost
-        return Grant(spare, _ANY if warm else route._cold - route._unanswered, starts)
+        if route.unseen:
+            taken = starts * route.unseen
+            self._granted += taken
+            spare -= math.ceil(taken)
+        return Grant(spare, unanswered, starts)
 
     def settle(
         self,
@@ -420,6 +428,7 @@ class Admission:
 
     def _revoke(self) -> None:
         self.era += 1
+        self._granted = 0.0
 
     # --- what may be left ---
 

@@ -14,7 +14,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from resource_monitor._native import ffi, lib
+from resource_monitor._native import _turn, ffi, lib
 from resource_monitor.errors import ConfigurationError, GuardError, ProbeError
 from resource_monitor.limits import LimitReader
 from resource_monitor.monitor import MemoryMonitor, default_monitor
@@ -187,7 +187,7 @@ def ensure_installed(monitor: MemoryMonitor) -> AllocationGuard:
 
 def thread_refusals() -> int:
     """How many allocations were refused on the calling thread."""
-    return int(lib.rm_guard_thread_refusals())
+    return _turn.thread_refusals()
 
 
 def refusals() -> int:
@@ -202,7 +202,7 @@ def guarded_floor() -> int:
 
 def passed() -> int:
     """Bytes of allocations that the guard let pass so far; what usage grows beyond that was taken unseen."""
-    return int(lib.rm_guard_passed())
+    return _turn.passed()
 
 
 def place() -> Any:

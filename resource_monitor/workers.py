@@ -29,8 +29,10 @@ from resource_monitor.worker_slots import Owner, Record
 
 logger = logging.getLogger("resource_monitor")
 
-# Seconds: how long the sum over the others stands, how often it is looked who lives, how old a record may be.
-_FRESH, _CENSUS, _MEMORY = 0.001, 0.25, 600.0
+FRESH = 0.001
+"""How long the sum over the others stands, seconds."""
+# Seconds: how often it is looked who lives, how old a record may be.
+_CENSUS, _MEMORY = 0.25, 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class WorkerTable:
 
     def others(self, now: float) -> Others:
         """The sum over the other workers, at most a millisecond old; one that dies counts for up to 0.25 s more."""
-        if 0 <= now - self._read_at < _FRESH:
+        if 0 <= now - self._read_at < FRESH:
             return self._others
         if os.getpid() != self._pid:
             self._enter()

@@ -8,8 +8,15 @@ from typing import Any, final
 
 from resource_monitor.admission import Admission, Route
 
-def use_guard(place: int, refusals: int, /) -> None:
-    """Where to find ``rm_guard_place`` and ``rm_guard_thread_refusals``."""
+def use_guard(place: int, refusals: int, passed: int, /) -> None:
+    """Where to find ``rm_guard_place``, ``rm_guard_thread_refusals`` and ``rm_guard_passed``."""
+
+def thread_refusals() -> int:
+    """How many allocations the guard refused on the calling thread. The GIL is kept: to give it away for so little lets
+    another thread run for milliseconds."""
+
+def passed() -> int:
+    """Bytes of allocations that the guard let pass so far; the GIL is kept."""
 
 def route_class(method: str, path: str, /) -> str:
     """``"GET /users/{}/orders"``: what stands for one thing among many is left out; of an RPC nothing is."""

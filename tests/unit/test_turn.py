@@ -60,8 +60,8 @@ def test_a_known_class_that_nothing_binds_is_granted_what_is_left_above_the_floo
 
 @pytest.mark.parametrize(
     "route",
-    [Route(), known(rate=10.0), known(window=2.0), known(unseen=1.0 * MIB)],
-    ids=["new", "paced", "few", "unseen"],
+    [Route(), known(rate=10.0), known(window=2.0)],
+    ids=["new", "paced", "few"],
 )
 def test_a_class_that_is_new_or_bound_by_anything_is_granted_nothing(route: Route) -> None:
     assert Admission(FLOOR).grant(route, PLENTY) is None
@@ -131,10 +131,39 @@ def test_while_work_is_held_back_for_latency_nothing_is_granted() -> None:
     assert admission.grant(known(), PLENTY) is None
 
 
-def test_while_others_take_memory_unseen_nothing_is_granted() -> None:
+def test_what_others_take_unseen_and_does_not_show_yet_is_not_granted() -> None:
     admission = Admission(FLOOR)
     admission.starts(known(unseen=1.0 * MIB))
-    assert admission.grant(known(), PLENTY) is None
+    grant = admission.grant(known(), 5 * FLOOR // 2 + MIB)
+    assert grant is not None
+    assert grant.spare == 0
+    assert admission.grant(known(), 5 * FLOOR // 2 + MIB - 1) is None
+
+
+def test_a_class_that_takes_memory_unseen_is_granted_as_many_starts_as_there_is_room_for() -> None:
+    admission, route = Admission(FLOOR), known(unseen=1.5 * MIB)
+    grant = admission.grant(route, 5 * FLOOR // 2 + 100 * MIB)
+    assert grant == (MIB, 8, 66)  # 12 MiB for each that is unanswered, as for new classes
+    for _ in range(66):
+        assert admission.decide(route, 5 * FLOOR // 2 + 100 * MIB, 1.0) is None
+        admission.answers(route)
+
+
+def test_where_other_processes_are_it_is_granted_its_part_of_the_room() -> None:
+    grant = Admission(FLOOR).grant(known(unseen=1.0 * MIB), 5 * FLOOR // 2 + 100 * MIB, others=3)
+    assert grant is not None
+    assert (grant.starts, grant.unanswered) == (25, 4)
+
+
+def test_room_that_was_granted_is_granted_to_nobody_else_before_it_is_revoked() -> None:
+    admission, left = Admission(FLOOR), 5 * FLOOR // 2 + 100 * MIB
+    assert admission.grant(known(unseen=1.0 * MIB), left) is not None
+    assert admission.grant(known(unseen=1.0 * MIB), left) is None
+    grant = admission.grant(known(), left)
+    assert grant is not None
+    assert grant.spare == 0
+    admission.read(left, 0, 1.0)
+    assert admission.grant(known(unseen=1.0 * MIB), left) is not None
 
 
 def test_a_number_in_flight_that_is_shared_with_other_workers_is_asked_for_each_time() -> None:
@@ -593,8 +622,9 @@ def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door)
     figures: list[int] = []
 
     class Told:
-        def tell(self, to_come: int, in_flight: int) -> None:
+        def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
             figures.append(in_flight)
+            return in_flight
 
         def teach(self, routes: Any, now: float) -> None: ...
 
@@ -618,7 +648,8 @@ def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door)
 
 def test_beside_other_workers_a_grant_is_short(gate: Gate, way: Door, service: Service) -> None:
     class Others:
-        def tell(self, to_come: int, in_flight: int) -> None: ...
+        def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
+            return in_flight
 
         def teach(self, routes: Any, now: float) -> None: ...
 
@@ -640,7 +671,8 @@ def test_what_others_promise_revokes_it_as_soon_as_it_is_seen(gate: Gate, way: D
     promised = [0]
 
     class Others:
-        def tell(self, to_come: int, in_flight: int) -> None: ...
+        def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
+            return in_flight
 
         def teach(self, routes: Any, now: float) -> None: ...
 

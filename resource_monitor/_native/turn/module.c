@@ -12,6 +12,7 @@ static unsigned long long none(void) { return 0; }
 
 int *(*rm_place)(void) = nowhere;
 unsigned long long (*rm_refusals)(void) = none;
+static unsigned long long (*passed_so_far)(void) = none;
 
 PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec)
 {
@@ -21,24 +22,40 @@ PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec)
     return (PyTypeObject *)type;
 }
 
-/* Takes the addresses of rm_guard_place and rm_guard_thread_refusals, which are in the other extension module. */
+/* Takes the addresses of rm_guard_place, rm_guard_thread_refusals and rm_guard_passed, which are in the other extension
+ * module. */
 static PyObject *use_guard(PyObject *module, PyObject *args)
 {
     (void)module;
-    unsigned long long place, refusals;
-    if (!PyArg_ParseTuple(args, "KK:use_guard", &place, &refusals))
+    unsigned long long place, refusals, passing;
+    if (!PyArg_ParseTuple(args, "KKK:use_guard", &place, &refusals, &passing))
         return NULL;
-    if (!place || !refusals) {
+    if (!place || !refusals || !passing) {
         PyErr_SetString(PyExc_ValueError, "0 is no address of a function.");
         return NULL;
     }
     rm_place = (int *(*)(void))(uintptr_t)place;
     rm_refusals = (unsigned long long (*)(void))(uintptr_t)refusals;
+    passed_so_far = (unsigned long long (*)(void))(uintptr_t)passing;
     Py_RETURN_NONE;
+}
+
+static PyObject *thread_refusals(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromUnsignedLongLong(rm_refusals());
+}
+
+static PyObject *passed(PyObject *module, PyObject *unused)
+{
+    (void)module, (void)unused;
+    return PyLong_FromUnsignedLongLong(passed_so_far());
 }
 
 static PyMethodDef methods[] = {
     {"use_guard", use_guard, METH_VARARGS, NULL},
+    {"thread_refusals", thread_refusals, METH_NOARGS, NULL},
+    {"passed", passed, METH_NOARGS, NULL},
     {"route_class", (PyCFunction)(void (*)(void))rm_route_class, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
