@@ -1,8 +1,8 @@
 """How late the event loop comes: while requests are in flight it is asked every 50 ms to come at once, and the kernel
 how many connections wait for it.
 
-To set a timer and take it back costs more than a request that starts under a grant does, so for these it stays set
-while they keep coming, and is set no more when none came since the last one.
+To set a timer and take it back costs more than a request that starts under a grant does, so for these, and where many
+others come, it stays set while they keep coming, and is set no more when none came since the last one.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from resource_monitor.middleware.accept_queue import AcceptQueue
 from resource_monitor.middleware.gate import Gate
 
 _INTERVAL = 0.05
+# So many requests that began since the last beat are many.
+_MANY = 32
 
 
 class Heartbeat:
     """Tells ``gate`` how late ``loop`` comes, between the first :meth:`begin` and the last :meth:`end`. Lives on that
-    loop; nothing of it is left there once nothing is in flight, or a beat later where requests came through ``door``,
-    which is open while the heart beats."""
+    loop; nothing of it is left there once nothing is in flight, or a beat later where many requests came, or any
+    through ``door``, which is open while the heart beats."""
 
-    __slots__ = ("_came", "_due", "_gate", "_in_flight", "_loop", "_queue", "_timer", "door")
+    __slots__ = ("_begun", "_came", "_due", "_gate", "_in_flight", "_loop", "_queue", "_timer", "door")
 
     def __init__(self, gate: Gate, loop: asyncio.AbstractEventLoop) -> None:
         self._gate = gate
         self._loop = loop
-        self._in_flight = 0
+        self._in_flight = self._begun = 0
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._queue = AcceptQueue()
@@ -37,13 +39,14 @@ class Heartbeat:
     def begin(self) -> None:
         """A request is in flight."""
         self._in_flight += 1
+        self._begun += 1
         if self._timer is None:
             self._arm()
 
     def end(self) -> None:
         """It is over."""
         self._in_flight -= 1
-        if not self._in_flight and self._timer is not None and not self._others_come():
+        if not self._in_flight and self._timer is not None and self._begun < _MANY and not self._others_come():
             self._timer.cancel()
             self._stop()
 
@@ -67,7 +70,8 @@ class Heartbeat:
 
     def _beat(self) -> None:
         self._gate.lagged(max(0.0, time.monotonic() - self._due), queued=self._queue.length())
-        if self._in_flight or self._others_come():
+        if self._in_flight or self._begun or self._others_come():
+            self._begun = 0
             if self.door is not None:
                 self._came = self.door.entered, self._gate.turns.grants
             self._arm()

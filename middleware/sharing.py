@@ -31,9 +31,9 @@ class Sharing:
             _parts.append(weakref.ref(self, _parts.remove))
 
     def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
-        """``to_come`` bytes will be taken by requests in flight that no reading shows yet. How many in flight the others
-        know of now: that number alone is told as often as they look, and at once where it is 0 or they are to know it
-        ``exactly``."""
+        """``to_come`` bytes will be taken by requests in flight that no reading shows yet. How many in flight the
+        others know of now: that number alone is told as often as they look, and at once where it is 0 or they are to
+        know it ``exactly``."""
         self._mine = to_come, in_flight
         before, counted = self._told
         if (

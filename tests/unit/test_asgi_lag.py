@@ -11,6 +11,7 @@ from machine import Service
 
 from resource_monitor.middleware import MemoryBackpressureMiddleware
 from resource_monitor.middleware.gate import Gate
+from resource_monitor.middleware.lag import Heartbeat
 
 
 @pytest.fixture
@@ -84,6 +85,24 @@ def test_with_nothing_in_flight_the_loop_is_left_alone(service: Service, lags: l
 
     asyncio.run(main())
     assert lags == []
+
+
+def test_many_one_after_the_other_share_a_timer_which_is_set_no_more_once_none_came(service: Service) -> None:
+    async def main() -> None:
+        timers = record_timers()
+        heart = Heartbeat(Gate(monitor=service.monitor), asyncio.get_running_loop())
+        for _ in range(1000):
+            heart.begin()
+            heart.end()
+        assert len(timers) < 50
+        assert not timers[-1].cancelled()
+        while not all(timer.cancelled() or timer.when() < asyncio.get_running_loop().time() for timer in timers):
+            await asyncio.sleep(0.01)
+        heart.begin()
+        heart.end()
+        assert timers[-1].cancelled()
+
+    asyncio.run(main())
 
 
 def test_a_loop_that_was_closed_in_the_middle_does_not_matter_to_the_next(service: Service, lags: list[float]) -> None:
