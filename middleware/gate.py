@@ -24,6 +24,7 @@ from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPath
 from resource_monitor.middleware.refusing import Body, OnShed, Refusals, Respond, Shed, ShedResponse
 from resource_monitor.middleware.routes import Routes, route_class
 from resource_monitor.middleware.sharing import Sharing, reset_after_fork, share
+from resource_monitor.middleware.standing import Standing
 from resource_monitor.middleware.statistics import Statistics, statistics_of
 from resource_monitor.middleware.stuck import OnStuck, stuck
 from resource_monitor.monitor import MemoryMonitor, default_monitor
@@ -141,6 +142,7 @@ class Gate:
         self._lock = threading.Lock()
         self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
         self._seen = -1
+        self._standing = Standing()
         self._refused_at: float | None = None
         self._left = 0
         self._behind = False
@@ -190,9 +192,11 @@ class Gate:
                 if counted.shortage():
                     return Reason.COUNT
                 fresh_until = min(fresh_until, counted.fresh_until)
+            if self._stands(ask, headroom, monitor):
+                return Reason.MEMORY
             answer = self._begin(ask, headroom, fresh_until)
-            if answer is Reason.MEMORY:
-                answer = self._begin(ask, monitor.relieve())
+            if answer is Reason.MEMORY and (relieved := monitor.relieve()) != headroom:
+                answer = self._begin(ask, relieved)
         except ProbeError as error:
             if not self._undecided(error):
                 return Reason.PROBE_ERROR
@@ -200,6 +204,19 @@ class Gate:
         except MemoryError:
             return Reason.MEMORY  # not even for that
         return answer
+
+    def _stands(self, ask: Ask, headroom: int, monitor: MemoryMonitor) -> bool:
+        """Whether one like ``ask`` was refused for want of memory and nothing changed since. Ends that admission or the
+        ledger does not know of yet may be a change, and so may relief that is due."""
+        ledger = self._ledger
+        if headroom != self._seen or self.turns.unsettled or monitor.clock() >= monitor.relief_due:
+            return False
+        if ledger is None or ledger.tab.untold:
+            return False
+        with self._lock:
+            state = headroom, self._admission.openings, ledger.returns
+            route = self._routes.find(ask.method, ask.path)
+            return self._standing.holds(state, route, ask.priority, ask.need, time.monotonic())
 
     def refuse(self, ask: Ask, reason: Reason) -> Admitted | Shed:
         """Count a refusal, and log the first of a time. In a dry run the request is admitted all the same."""
@@ -357,6 +374,7 @@ class Gate:
                 admission.read(
                     headroom, passed() + others.passed, now, others=others.workers, elsewhere=others.in_flight
                 )
+            returns = 0 if ledger is None else ledger.returns
             left = headroom
             if known and ledger is not None and (ask.need or ledger.promised):
                 left = ledger.left(headroom)
@@ -368,6 +386,12 @@ class Gate:
             )
             if reason is not None:
                 self._left = left
+                if reason is Reason.MEMORY:
+                    until = admission.stands(route, now)
+                    if others.workers:
+                        until = min(until, now + _BESIDE_OTHERS)
+                    state = headroom, admission.openings, returns
+                    self._standing.note(state, route, ask.priority, ask.need, until)
                 return reason
             self._admitted += 1
             self._in_flight += 1
@@ -529,6 +553,7 @@ class Gate:
         self.epoch += 1
         self._in_flight = 0
         self.turns.forget()
+        self._standing.forget()
         self._refused_at = None
         self._admission.forget()
         if self._stuck is not None:

@@ -21,7 +21,8 @@ Everything that changes the state of admission lives in this file. A request sta
 Between two readings the answer to a class that nothing binds is always the same, so it can be *granted*: until the
 reading is too old, its pace has no more starts, or there is no more room for what it takes unseen, its requests start
 without being asked for, and what started and ended so is told in bulk. Whatever may change the answer before that
-changes the ``era``, and with it revokes every grant.
+changes the ``era``, and with it revokes every grant. Likewise a refusal for want of memory *stands* until memory is read
+or asked for anew, or a request or a promise ends: those like it are refused without being asked for.
 
 Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
 that grew by more than the guard let pass grew unseen, and is put down to the classes in flight. A class with unseen
@@ -250,6 +251,8 @@ class Admission:
         # grants of another era than this are void; what those of this one may take unseen, bytes
         self.era = 1
         self._granted = 0.0
+        # refusals for want of memory are void when this has changed
+        self.openings = 0
         # the headroom while nothing was in flight, against which is measured what is held
         self._idle: int | None = None
         self._measured_at = 0.0
@@ -315,6 +318,7 @@ class Admission:
         self._take_stock(route, now)
 
     def _leaves(self, route: Route, count: int) -> None:
+        self.openings += 1
         self.in_flight -= count
         route.in_flight -= count
         route._refused_since = None
@@ -429,6 +433,16 @@ class Admission:
     def _revoke(self) -> None:
         self.era += 1
         self._granted = 0.0
+        self.openings += 1
+
+    # --- being refused without being asked for ---
+
+    def stands(self, route: Route, now: float) -> float:
+        """Until when a refusal of ``route`` for want of memory at ``now`` seconds stands, as long as the headroom, the
+        promises and ``openings`` stay what they are: for what only starts leaves nobody more. What it is known to
+        take unseen is doubted after some time."""
+        since = route._refused_since
+        return since + _PATIENCE if route.unseen and since is not None else math.inf
 
     # --- what may be left ---
 
@@ -611,7 +625,8 @@ class Admission:
         began = self.pressure is not Pressure.SHEDDING
         self.pressure = Pressure.SHEDDING
         self._last_refusal = now
-        self._revoke()
+        if began:  # nothing is granted in such a time
+            self._revoke()
         return began
 
 

@@ -115,6 +115,11 @@ class MemoryMonitor(Sampler):
             self._relief_due = self._clock() + self._relief_interval
             return self._headroom
 
+    @property
+    def relief_due(self) -> float:
+        """When the allocator will be asked again; seconds of :attr:`clock`."""
+        return self._relief_due
+
     def open_limits(self) -> LimitReader:
         """A new reader of every memory limit. Raises :class:`ProbeError`."""
         return memory_limits(declared=self._declared, root=self.root)

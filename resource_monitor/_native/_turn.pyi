@@ -79,6 +79,9 @@ class Turns:
         """How many were given so far."""
     @property
     def closed(self) -> bool: ...
+    @property
+    def unsettled(self) -> bool:
+        """Whether admission does not know yet what was done under grants."""
     def set_clock(self, clock: Callable[[], float] | None, /) -> None:
         """Tell the time by ``clock``; ``None``: by the monotonic one."""
     def set_tab(self, tab: Tab, /) -> None:

@@ -118,6 +118,9 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.held.append(Held(answer, path, 0 if answer.exempt else need, answered=answer.exempt))
             return
         assert path != "/livez"
+        if answer is Reason.MEMORY:  # what stands is what admission says
+            gate._standing.forget()
+            assert gate.attempt(ask) is Reason.MEMORY
         if gives_up:
             return
         self.shed += 1

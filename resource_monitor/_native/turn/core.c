@@ -551,6 +551,12 @@ static PyObject *turns_get_in_flight(Turns *self, void *unused)
     return PyLong_FromLongLong(self->net);
 }
 
+static PyObject *turns_get_unsettled(Turns *self, void *unused)
+{
+    (void)unused;
+    return PyBool_FromLong(self->used != NULL);
+}
+
 static PyObject *turns_get_closed(Turns *self, void *unused)
 {
     (void)unused;
@@ -687,6 +693,7 @@ static PyMemberDef turns_members[] = {
 static PyGetSetDef turns_getset[] = {
     {"in_flight", (getter)turns_get_in_flight, NULL, NULL, NULL},
     {"closed", (getter)turns_get_closed, NULL, NULL, NULL},
+    {"unsettled", (getter)turns_get_unsettled, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot turns_slots[] = {
