@@ -15,7 +15,7 @@ from typing import Any, Unpack
 from resource_monitor._native._turn import Door, Turn
 from resource_monitor.admission import Reason
 from resource_monitor.middleware.admitted import ADMITTED, Admitted
-from resource_monitor.middleware.asgi_body import BodyReceive, Message, Receive, body_of, drain
+from resource_monitor.middleware.asgi_body import BodyReceive, Drain, Message, Receive, body_of
 from resource_monitor.middleware.asgi_loops import running_loop
 from resource_monitor.middleware.asgi_waiting import WatchedReceive, wait_by_polling
 from resource_monitor.middleware.asking import Ask
@@ -191,15 +191,19 @@ class MemoryBackpressureMiddleware:
             await send(answer.asgi_start("websocket.http.response.start"))
             await send({"type": "websocket.http.response.body", "body": answer.body})
             return
+        drain = None if body is None or body.ended else Drain(receive)
+        # who expects a 100 (Continue) is to see the answer before anything asks for the body
+        if drain is not None and running_loop() is not None and not _expects(scope) and drain.there():
+            drain = None
         await send(answer.asgi_start("http.response.start"))
         message = {
             "type": "http.response.body",
             "body": b"" if scope["method"] == "HEAD" else answer.body,
             "more_body": False,  # the default, which Quart's test client does not know
         }
-        if body is not None and not body.ended:
+        if drain is not None:
             await send({**message, "more_body": True})
-            await drain(receive)
+            await drain.rest()
             message["body"] = b""
         await send(message)
 
@@ -274,6 +278,10 @@ def _ends(message: Message) -> bool:
 def _is_preflight(scope: Scope) -> bool:
     names = {name for name, _ in scope["headers"]}
     return b"origin" in names and b"access-control-request-method" in names
+
+
+def _expects(scope: Scope) -> bool:
+    return any(name == b"expect" for name, _ in scope["headers"])
 
 
 def _accept(scope: Scope) -> str:

@@ -5,7 +5,9 @@ The rules are those of ``bodies``. WebSocket messages are not delayed: framework
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
+from functools import partial
+from types import coroutine
 from typing import Any
 
 from resource_monitor.middleware.asgi_loops import at_most, sleep
@@ -58,12 +60,47 @@ class BodyReceive:
         return message
 
 
-async def drain(receive: Receive) -> None:
-    """Read the rest of a body, within bounds, and drop it."""
-    left = _DRAIN_LIMIT
-    async with at_most(_DRAIN_SECONDS):
-        while left > 0:
-            message = await receive()
-            if message["type"] != "http.request" or not message.get("more_body", False):
+class Drain:
+    """Reads the rest of a body, within bounds, and drops it."""
+
+    __slots__ = ("_awaited", "_reading")
+
+    def __init__(self, receive: Receive) -> None:
+        self._reading = _read_on(receive)
+        self._awaited: Any = None
+
+    def there(self) -> bool:
+        """Whether the rest was there already, which needs no time; for asyncio alone, and before :meth:`rest`."""
+        try:
+            self._awaited = self._reading.send(None)
+        except StopIteration:
+            return True
+        return False
+
+    async def rest(self) -> None:
+        """Wait for the rest."""
+        async with at_most(_DRAIN_SECONDS):
+            await (self._reading if self._awaited is None else self._go_on())
+
+    @coroutine
+    def _go_on(self) -> Generator[Any, Any, None]:
+        while True:
+            try:
+                value = yield self._awaited
+            except BaseException as error:
+                step = partial(self._reading.throw, error)
+            else:
+                step = partial(self._reading.send, value)
+            try:
+                self._awaited = step()
+            except StopIteration:
                 return
-            left -= len(message.get("body", b""))
+
+
+async def _read_on(receive: Receive) -> None:
+    left = _DRAIN_LIMIT
+    while left > 0:
+        message = await receive()
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return
+        left -= len(message.get("body", b""))

@@ -13,7 +13,7 @@ import random
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from resource_monitor.admission import Reason
 from resource_monitor.errors import ConfigurationError
@@ -37,8 +37,7 @@ _SPREAD = 60
 _TOO_LARGE = Prepared(413, "The body of the request is larger than this service takes.")
 
 
-@dataclass(frozen=True, slots=True)
-class Shed:
+class Shed(NamedTuple):
     """A request that was refused, or lost after it began.
 
     ``path`` is with the mount point, ``method`` is ``"WEBSOCKET"`` for one; ``retry_after`` is in seconds, ``None``
@@ -138,7 +137,8 @@ class Refusals:
         if reason is Reason.TOO_LARGE:
             shed = Shed(reason, ask.method, path, 413, None, started)
         else:
-            shed = Shed(reason, ask.method, path, self.status, random.choice(self._seconds), started)
+            seconds = self._seconds[int(random.random() * len(self._seconds))]
+            shed = Shed(reason, ask.method, path, self.status, seconds, started)
         if self._on_shed is not None:
             try:
                 self._refuse_coroutine(self._on_shed(shed))
