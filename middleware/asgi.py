@@ -192,8 +192,9 @@ class MemoryBackpressureMiddleware:
             await send({"type": "websocket.http.response.body", "body": answer.body})
             return
         drain = None if body is None or body.ended else Drain(receive)
-        # who expects a 100 (Continue) is to see the answer before anything asks for the body
-        if drain is not None and running_loop() is not None and not _expects(scope) and drain.there():
+        # a larger one is not there, and who expects a 100 (Continue) must see the answer before anything asks for it
+        small = body is not None and body.announced is not None and body.announced <= _READ_AHEAD
+        if drain is not None and small and running_loop() is not None and not _expects(scope) and drain.there():
             drain = None
         await send(answer.asgi_start("http.response.start"))
         message = {

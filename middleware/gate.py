@@ -209,7 +209,7 @@ class Gate:
         """Whether one like ``ask`` was refused for want of memory and nothing changed since. Ends that admission or the
         ledger does not know of yet may be a change, and so may relief that is due."""
         ledger = self._ledger
-        if headroom != self._seen or self.turns.unsettled or monitor.clock() >= monitor.relief_due:
+        if self.turns.unsettled or monitor.clock() >= monitor.relief_due:
             return False
         if ledger is None or ledger.tab.untold:
             return False
@@ -553,7 +553,6 @@ class Gate:
         self.epoch += 1
         self._in_flight = 0
         self.turns.forget()
-        self._standing.forget()
         self._refused_at = None
         self._admission.forget()
         if self._stuck is not None:

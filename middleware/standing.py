@@ -19,10 +19,6 @@ class Standing:
     __slots__ = ("_noted",)
 
     def __init__(self) -> None:
-        self.forget()
-
-    def forget(self) -> None:
-        """Nothing stands any more."""
         self._noted: tuple[State | None, dict[tuple[Route, Priority], tuple[int, float]]] = None, {}
 
     def note(self, state: State, route: Route, priority: Priority, need: int, until: float) -> None:

@@ -25,6 +25,7 @@ from resource_monitor.errors import MemoryPressure
 from resource_monitor.middleware import gate as gates
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.middleware.standing import Standing
 from resource_monitor.reservation import Reservation, reserve
 from resource_monitor.sampling import UNBOUNDED
 
@@ -119,7 +120,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             return
         assert path != "/livez"
         if answer is Reason.MEMORY:  # what stands is what admission says
-            gate._standing.forget()
+            gate._standing = Standing()
             assert gate.attempt(ask) is Reason.MEMORY
         if gives_up:
             return

@@ -342,7 +342,7 @@ def test_a_refused_body_that_is_there_is_read_before_the_answer_goes_out_whole(s
     async def main() -> None:
         middleware = wrap(starlette, service)
         service.fill()
-        client = Client(middleware, upload(2 * len(PIECE)), piece(PIECE, more=True), piece(PIECE))
+        client = Client(middleware, upload(6), piece(b"abc", more=True), piece(b"def"))
         assert await client.status() == 503
         assert len(client.received) == 2
         assert [message.get("more_body") for message in client.sent] == [None, False]
@@ -379,8 +379,7 @@ def test_what_is_read_of_a_refused_body_is_bounded(
             for _ in range(1100):
                 client.messages.put_nowait(piece(PIECE, more=True))
         assert await client.status() == 503
-        assert not client.sent[-1]["more_body"]
-        assert [bool(message["body"]) for message in client.sent[1:]].count(True) == 1
+        assert client.sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
         assert len(client.received) == {"gone": 2, "silent": 1, "endless": 1024}[ending]
 
     asyncio.run(main())
