@@ -21,8 +21,8 @@ Everything that changes the state of admission lives in this file. A request sta
 Between two readings the answer to a class that nothing binds is always the same, so it can be *granted*: until the
 reading is too old, its pace has no more starts, or there is no more room for what it takes unseen, its requests start
 without being asked for, and what started and ended so is told in bulk. Whatever may change the answer before that
-changes the ``era``, and with it revokes every grant. Likewise a refusal for want of memory *stands* until memory is read
-or asked for anew, or a request or a promise ends: those like it are refused without being asked for.
+changes the ``era``, and with it revokes every grant. Likewise a refusal for want of memory *stands* until memory is
+read or asked for anew, or a request or a promise ends: those like it are refused without being asked for.
 
 Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
 that grew by more than the guard let pass grew unseen, and is put down to the classes in flight. A class with unseen
