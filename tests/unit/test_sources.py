@@ -536,6 +536,9 @@ def test_of_one_limit_for_memory_with_and_without_swap_one_usage_is_read(machine
     assert reader.read(USAGE, margin=UNBOUNDED)
     assert (reader.headroom, reader.free) == (25 * MIB, 25 * MIB)
     assert reader.failure() is None
+    machine.write("/sys/fs/cgroup/memory/memory.memsw.usage_in_bytes", f"{45 * MIB}\n")
+    assert reader.read(USAGE, margin=UNBOUNDED)
+    assert reader.headroom == 55 * MIB, "what was last known of memory alone, 50, has gone out of date"
 
 
 def test_where_more_is_allowed_with_swap_both_usages_are_read(machine: Machine) -> None:

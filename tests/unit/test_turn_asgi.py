@@ -654,7 +654,8 @@ def test_a_hundred_thousand_requests_leave_nothing_behind(service: Service) -> N
         gc.collect()
         assert sys.getallocatedblocks() - blocks < 500
         assert len(gc.get_objects()) - objects < 100
-        assert sys.getrefcount(None) - references < 500
+        # from 3.12 on the interpreter counts references to None where it likes: None is immortal (PEP 683)
+        assert sys.version_info >= (3, 12) or sys.getrefcount(None) - references < 500
 
     asyncio.run(main())
     assert entered(wrapped.middleware) > 100_000
