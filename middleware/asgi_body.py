@@ -19,7 +19,7 @@ Receive = Callable[[], Awaitable[Message]]
 # A client that still sends gets a reset in place of the answer when the server closes on unread data (hypercorn does,
 # and uvicorn when the connection ends with the answer), so the rest of a refused body is read and dropped: so many
 # bytes of it, for so many seconds.
-_DRAIN_LIMIT, _DRAIN_SECONDS = 64 << 20, 5.0
+_DRAIN_LIMIT, _DRAIN_SECONDS = 64 << 20, 10.0
 # From HTTP/2 on a body may come without either header.
 _UPLOADS = frozenset({"POST", "PUT", "PATCH"})
 
