@@ -466,6 +466,10 @@ static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
         return done;
     if (done == PYGEN_ERROR) {
         restore_around(&self->inner);
+        /* seen from Python 3.12 on where an allocation fails: without an error set, who awaits this would take it for the
+         * request's end, and never count it out */
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();
         return done;
     }
     Py_CLEAR(self->inner);
