@@ -217,14 +217,15 @@ def test_a_guard_that_a_hook_below_took_away_is_there_again_once_installed_again
     assert run_python(child_cgroup(LIMIT), program) == [True, True]
 
 
-@pytest.mark.parametrize("mode", ["default", "malloc", "debug"])
-@pytest.mark.parametrize("occasion", ["a reading", "an arena"])
+@pytest.mark.parametrize(
+    ("mode", "occasion"),
+    [(mode, "a reading") for mode in ("default", "malloc", "debug")]
+    + [(mode, "an arena") for mode in ("default", "debug")],
+)
 def test_a_guard_that_tracemalloc_took_away_comes_back_by_itself(
     child_cgroup: MakeCgroup, mode: str, occasion: str
 ) -> None:
     """With the next reading of whoever decides about requests, else once there is an arena that pymalloc asks for."""
-    if (mode, occasion) == ("malloc", "an arena"):
-        pytest.skip("there is no pymalloc")
     program = (
         PRELUDE
         + """
