@@ -48,6 +48,8 @@ _WEIGHT, _LOSSY = 0.3, 0.02
 # very quickly until it first loses something, for what was delivered in the turmoil before says little.
 _CALM, _CALM_ENOUGH = 8, 2
 _PROBING, _FASTER, _SLIGHTLY_FASTER, _SLOWER = 1.5, 1.1, 1.04, 0.8
+# One that was paced by its first requests alone does too, while less than this share of the memory is used.
+_HARDLY = 1 / 4
 # A class is windowed while it has no more than this many in flight, and paced from there on; never less than 1/s.
 _FEW = 4
 _SLOWEST = 1.0
@@ -255,6 +257,7 @@ class Admission:
         self.openings = 0
         # the headroom while nothing was in flight, against which is measured what is held
         self._idle: int | None = None
+        self._left = 0
         self._measured_at = 0.0
 
     # --- may it start? ---
@@ -342,7 +345,7 @@ class Admission:
         if enough or elapsed >= _PATIENCE:
             self._lower(route)
             _forget(route)
-            _count(route, now, elapsed)
+            _count(route, now, elapsed, hardly_used=self._hardly_used())
             if route.rate is not None or route.window is not None:
                 self._revoke()
 
@@ -554,6 +557,7 @@ class Admission:
 
     def _measure(self, headroom: int, now: float, elsewhere: int) -> None:
         elapsed, self._measured_at = now - self._measured_at, now
+        self._left = headroom
         if self.in_flight == 0 or self._idle is None:
             self._idle = headroom
         elif len(self._busy) <= _TOGETHER:
@@ -562,6 +566,10 @@ class Admission:
                 if not route._measured and route.in_flight >= _MOST * self.in_flight:
                     route._area += held * elapsed
                     route._work += route.in_flight * elapsed
+
+    def _hardly_used(self) -> bool:
+        """Whether what is in flight holds little of what there is."""
+        return self._idle is not None and self._idle - self._left < _HARDLY * (self._idle - self.floor)
 
     def _first_ends(self, route: Route, now: float, took: float) -> None:
         """Pace ``route`` by its first good results: as many start a second as fit if each holds what these held, by the
@@ -684,7 +692,7 @@ def _slide(route: Route, *, lost: bool) -> None:
         route.window += 1.0 if route._calm > 1 else step * _TOLERATED
 
 
-def _count(route: Route, now: float, elapsed: float) -> None:
+def _count(route: Route, now: float, elapsed: float, *, hardly_used: bool) -> None:
     """Take stock of what was delivered, and adjust the pace."""
     delivered = route._good / elapsed
     share = route._lost / (route._good + route._lost)
@@ -710,7 +718,7 @@ def _count(route: Route, now: float, elapsed: float) -> None:
         if share > _LOSSY:
             route._probing = max(0, route._probing - 1)
         if route._held_back:
-            route.rate *= _faster(route, share)
+            route.rate *= _faster(route, share, hardly_used=hardly_used)
         elif route._calm >= _CALM:
             route.rate = None
     route._calm += 1
@@ -720,8 +728,9 @@ def _count(route: Route, now: float, elapsed: float) -> None:
     route._held_back = False
 
 
-def _faster(route: Route, share: float) -> float:
-    if route._probing:
+def _faster(route: Route, share: float, *, hardly_used: bool) -> float:
+    # what was measured while the service warmed up, or the machine was slow, says too little
+    if route._probing or (hardly_used and not route.lost):
         return _PROBING
     if route._calm >= _CALM_ENOUGH:
         return _FASTER

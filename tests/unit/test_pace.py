@@ -202,6 +202,31 @@ def test_classes_that_hold_little_or_of_which_few_fit_begin_without_a_rate() -> 
     assert rate_after(lambda _: 201 * MB, count=4, rounds=2) is None
 
 
+def paced_by_first(held: int, *, lost: bool = False) -> list[float]:
+    """The rates, at each taking of stock, of a class that begins at 1/s and is held back, while ``held`` bytes are."""
+    admission, route = first_round(lambda _: 80 * MB, tenth=8.0)
+    route.lost += lost
+    rates, now = [], 200.0
+    for _ in range(8):
+        while admission.decide(route, 240 * MB, now) is None:
+            admission.read(240 * MB - held, held, now)
+        for _ in range(route.in_flight):
+            admission.ends(route, now, lost=False, took=0.1)
+        now += 5.0
+        assert route.rate is not None
+        rates.append(route.rate)
+    return rates
+
+
+def test_a_pace_by_first_requests_that_leaves_memory_unused_is_soon_left_behind() -> None:
+    assert paced_by_first(49 * MB)[-1] > 10
+
+
+@pytest.mark.parametrize(("held", "lost"), [(51 * MB, False), (49 * MB, True)])
+def test_one_that_uses_it_or_had_losses_is_probed_with_care(held: int, lost: bool) -> None:
+    assert paced_by_first(held, lost=lost)[-1] < 2
+
+
 def test_slow_requests_start_once_a_second_at_the_least() -> None:
     # 10 MB × 40 s each, of 200 MB: one in two seconds
     assert rate_after(lambda _: 80 * MB, tenth=8.0) == 1
