@@ -8,14 +8,9 @@ from typing import Any
 
 import pytest
 from child_cgroup import CannotCreate, ChildCgroup, find_home
-from hypothesis import settings
 from machine import Clock, Machine, Service
 
 from resource_monitor import guard
-
-# What a busy machine takes for one example says nothing; how long the fuzz tests search they say themselves.
-settings.register_profile("units", deadline=None)
-settings.load_profile("units")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
