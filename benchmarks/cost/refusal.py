@@ -6,10 +6,8 @@ kernel counts, after the allocator was asked for what it holds.
 
 from __future__ import annotations
 
-import statistics
-
 from benchmarks.cost.servers import KINDS, Kind, running
-from benchmarks.cost.table import Row, Table
+from benchmarks.cost.table import Table
 from benchmarks.cost.wrk import CONNECTIONS, Pairs, in_pairs
 
 NAME = "refusal"
@@ -22,7 +20,9 @@ def measure(*, quick: bool) -> Table:
     pairs = 2 if quick else 10
     rows = []
     for kind in KINDS:
-        rows += [_row(f"{kind.name}, {size}", found) for size, found in _measure(kind, pairs).items()]
+        rows += [
+            found.row(f"{kind.name}, {size}", bare="hello", digits=2) for size, found in _measure(kind, pairs).items()
+        ]
     return Table(
         NAME,
         "Refusals a second of real servers",
@@ -42,13 +42,3 @@ def _measure(kind: Kind, pairs: int) -> dict[str, Pairs]:
         ours.shrink()
         ours.wait()  # until what it knows of its memory is of now
         return {size: in_pairs(bare, ours, pairs, body=body, refused=True) for size, body in _BODIES.items()}
-
-
-def _row(name: str, pairs: Pairs) -> Row:
-    first, median, third = pairs.quartiles
-    bare, ours = statistics.median(pairs.bare), statistics.median(pairs.ours)
-    return Row(
-        name,
-        (f"{bare:,.0f}", f"{ours:,.0f}", f"{median:.2f}", f"{first:.2f} – {third:.2f}"),
-        {"of bare": median, "first quartile": first, "third quartile": third, "hello a second": bare, "a second": ours},
-    )

@@ -5,10 +5,8 @@ The wrapped app's limit is that of a real cgroup, and its allocation guard is on
 
 from __future__ import annotations
 
-import statistics
-
 from benchmarks.cost.servers import KINDS, Kind, running
-from benchmarks.cost.table import Row, Table
+from benchmarks.cost.table import Table
 from benchmarks.cost.wrk import CONNECTIONS, Pairs, in_pairs
 
 NAME = "throughput"
@@ -21,7 +19,7 @@ def measure(*, quick: bool) -> Table:
         NAME,
         "Requests a second of real servers",
         ("", "bare", "wrapped", "wrapped / bare", "quartiles"),
-        tuple(_row(kind.name, _measure(kind, pairs)) for kind in KINDS),
+        tuple(_measure(kind, pairs).row(kind.name, bare="bare", digits=3) for kind in KINDS),
         (
             f"Medians of {pairs} pairs of seconds: both servers run at the same time in cgroups of 1 GiB on one core, "
             f"and wrk loads one after the other over {CONNECTIONS} connections from another core. The app says hello, "
@@ -33,13 +31,3 @@ def measure(*, quick: bool) -> Table:
 def _measure(kind: Kind, pairs: int) -> Pairs:
     with running(kind, "", "_wrapped") as (bare, ours):
         return in_pairs(bare, ours, pairs)
-
-
-def _row(name: str, pairs: Pairs) -> Row:
-    first, median, third = pairs.quartiles
-    bare, ours = statistics.median(pairs.bare), statistics.median(pairs.ours)
-    return Row(
-        name,
-        (f"{bare:,.0f}", f"{ours:,.0f}", f"{median:.3f}", f"{first:.3f} – {third:.3f}"),
-        {"of bare": median, "first quartile": first, "third quartile": third, "bare a second": bare, "a second": ours},
-    )

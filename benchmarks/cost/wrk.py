@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.cost.servers import Running, cores
+from benchmarks.cost.table import Row
 
 CONNECTIONS = 32
 _SCRIPT = Path(__file__).with_name("load.lua")
@@ -45,6 +46,22 @@ class Pairs:
         """Of the ratios; the median is the second."""
         first, second, third = statistics.quantiles(self.ratios, n=4, method="inclusive")
         return first, second, third
+
+    def row(self, name: str, *, bare: str, digits: int) -> Row:
+        """A row of medians and quartiles, the ratios to so many ``digits``; what the bare server says is ``bare``."""
+        first, median, third = self.quartiles
+        theirs, ours = statistics.median(self.bare), statistics.median(self.ours)
+        return Row(
+            name,
+            (f"{theirs:,.0f}", f"{ours:,.0f}", f"{median:.{digits}f}", f"{first:.{digits}f} – {third:.{digits}f}"),
+            {
+                "of bare": median,
+                "first quartile": first,
+                "third quartile": third,
+                f"{bare} a second": theirs,
+                "a second": ours,
+            },
+        )
 
 
 def load(server: Running, seconds: float, body: int) -> Load:

@@ -5,12 +5,12 @@ import contextlib
 import gc
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 import pytest
 from asgi_client import record_timers
-from granted import entered, know_all_classes, scope
+from granted import entered, scope
 from machine import Service
 
 from resource_monitor._native._turn import Turn
@@ -23,19 +23,7 @@ START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 BODY: Message = {"type": "http.response.body", "body": b"hello"}
 ERROR: Message = {**START, "status": 500}
 
-
-@pytest.fixture(autouse=True)
-def _every_class_known_and_no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_all_classes(monkeypatch)
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_server() -> Iterator[None]:
-    """As a server's thread is."""
-    before, place()[0] = place()[0], IN_SERVER
-    yield
-    place()[0] = before
+pytestmark = pytest.mark.usefixtures("every_class_known_and_no_real_guard", "in_the_server")
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:

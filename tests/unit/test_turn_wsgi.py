@@ -9,29 +9,16 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
-from granted import know_all_classes
 from machine import Service
 
 from resource_monitor._native._turn import Response, SizedResponse
 from resource_monitor.guard import IN_APP, IN_SERVER, place
-from resource_monitor.middleware import ADMITTED, WSGIMemoryBackpressureMiddleware, gate
+from resource_monitor.middleware import ADMITTED, WSGIMemoryBackpressureMiddleware
 
 Environ = dict[str, Any]
 Responses = (Response, SizedResponse)
 
-
-@pytest.fixture(autouse=True)
-def _every_class_known_and_no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    know_all_classes(monkeypatch)
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
-
-
-@pytest.fixture(autouse=True)
-def _in_the_server() -> Iterator[None]:
-    """As a server's thread is."""
-    before, place()[0] = place()[0], IN_SERVER
-    yield
-    place()[0] = before
+pytestmark = pytest.mark.usefixtures("every_class_known_and_no_real_guard", "in_the_server")
 
 
 def environ(path: str = "/", method: str = "GET", **more: Any) -> Environ:
