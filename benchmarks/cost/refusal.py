@@ -29,9 +29,9 @@ def measure(*, quick: bool) -> Table:
         ("", "hello", "refused", "refused / hello", "quartiles"),
         tuple(rows),
         (
-            f"Medians of {pairs} pairs of seconds: both servers run at the same time on one core, and wrk loads one "
-            f"after the other over {CONNECTIONS} connections from another core: with GETs, and with POSTs of 64 KB, "
-            "which the bare app reads before it says hello. All answers of the one are 503, none of the other. "
+            f"Medians of {pairs} pairs of seconds: both servers run on one core, and wrk loads both at the same time, "
+            f"each over {CONNECTIONS} connections, from another core: with GETs, and with POSTs of 64 KB, which the "
+            "bare app reads before it says hello. All answers of the one are 503, none of the other. "
             "The apps are those of throughput.",
         ),
     )

@@ -1,4 +1,8 @@
-"""Load by ``wrk`` on a core of its own, and pairs of it: two servers by turns, so that what drifts meets both."""
+"""Load by ``wrk`` on a core of its own, of two servers at the same time, so that what the machine does meets both.
+
+The servers share a core, of which the kernel gives each a half while both have work, some milliseconds by turns: their
+rates are to each other as what an answer costs them, however fast the core is at that moment.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import os
 import shutil
 import statistics
 import subprocess
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +25,7 @@ _SCRIPT = Path(__file__).with_name("load.lua")
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What came of one turn: ``answers`` in all, ``refusals`` among them (any status from 400 on), ``broken``
+    """What came of one server: ``answers`` in all, ``refusals`` among them (any status from 400 on), ``broken``
     connections, and ``rate`` in answers a second."""
 
     answers: int
@@ -31,10 +36,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Rates of two servers, bare and ours, in turns next to each other."""
+    """Rates of two servers, bare and ours, at the same times."""
 
     bare: list[float]
     ours: list[float]
+
+    def __add__(self, more: Pairs) -> Pairs:
+        return Pairs(self.bare + more.bare, self.ours + more.ours)
 
     @property
     def ratios(self) -> list[float]:
@@ -64,36 +72,53 @@ class Pairs:
         )
 
 
-def load(server: Running, seconds: float, body: int) -> Load:
-    """Load ``server`` for so long with GETs, or POSTs of ``body`` bytes."""
+def load(seconds: int, body: int, *servers: Running) -> list[Load]:
+    """Load ``servers`` at the same time for so long with GETs, or POSTs of ``body`` bytes."""
     program = shutil.which("wrk")
     if program is None:
         raise SystemExit(
             "wrk is not installed, and the servers are loaded by it; install it (Debian's package is wrk)."
         )
-    # whole seconds are all that it takes
-    argv = [program, "-t1", f"-c{CONNECTIONS}", f"-d{max(1, round(seconds))}s", "-s", str(_SCRIPT)]
-    done = subprocess.run(
-        [*argv, f"http://127.0.0.1:{server.port}/", "--", str(body)],
-        capture_output=True,
-        text=True,
-        timeout=seconds + 60,
-        check=True,
-        preexec_fn=partial(os.sched_setaffinity, 0, {cores()[1]}),
-    )
-    found = json.loads(done.stdout.strip().splitlines()[-1])
+    argv = [program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(_SCRIPT)]
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*argv, f"http://127.0.0.1:{server.port}/", "--", str(body)],
+                    stdout=subprocess.PIPE,
+                    text=True,
+                    preexec_fn=partial(os.sched_setaffinity, 0, {cores()[1]}),
+                )
+            )
+            for server in servers
+        ]
+        for process in running:
+            stack.callback(process.kill)
+        return [_load_of(process.communicate(timeout=seconds + 60)[0]) for process in running]
+
+
+def _load_of(printed: str) -> Load:
+    if not printed.strip():
+        raise RuntimeError("wrk ended without its figures.")
+    found = json.loads(printed.strip().splitlines()[-1])
     return Load(found["answers"], found["refusals"], found["broken"], found["answers"] / found["microseconds"] * 1e6)
 
 
-def in_pairs(bare: Running, ours: Running, pairs: int, *, body: int = 0, refused: bool = False) -> Pairs:
-    """Load both by turns. Raises ``RuntimeError`` unless bare answers all and ours all or, ``refused``, nothing."""
-    found: dict[Running, list[float]] = {bare: [], ours: []}
+def in_pairs(
+    bare: Running, ours: Running, pairs: int, *, seconds: int = 1, body: int = 0, refused: bool = False
+) -> Pairs:
+    """Load both at the same time, ``pairs`` times.
+
+    Raises ``RuntimeError`` unless bare answers all and ours all or, ``refused``, nothing.
+    """
+    found = Pairs([], [])
     for pair in range(-1, pairs):  # the first is for warming up
-        for server in (bare, ours) if pair % 2 else (ours, bare):
-            came = load(server, 1, body)
-            wanted = came.answers if refused and server is ours else 0
-            if came.refusals != wanted or came.broken or not came.answers:
-                raise RuntimeError(f"{server.kind.name} was to refuse {wanted} requests and to break none: {came}")
-            if pair >= 0:
-                found[server].append(came.rate)
-    return Pairs(found[bare], found[ours])
+        came = load(seconds, body, *((bare, ours) if pair % 2 else (ours, bare)))
+        of_bare, of_ours = came if pair % 2 else reversed(came)
+        for server, its, wanted in ((bare, of_bare, 0), (ours, of_ours, of_ours.answers if refused else 0)):
+            if its.refusals != wanted or its.broken or not its.answers:
+                raise RuntimeError(f"{server.kind.name} was to refuse {wanted} requests and to break none: {its}")
+        if pair >= 0:
+            found.bare.append(of_bare.rate)
+            found.ours.append(of_ours.rate)
+    return found

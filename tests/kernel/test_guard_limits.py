@@ -350,6 +350,7 @@ def test_arenas_that_were_refused_are_not_asked_for_again_at_once(child_cgroup: 
 
         guard = AllocationGuard()
         guard.install()
+        small, made = [None] * 2_000_000, 0  # grown to its size, so that none but small objects are asked for
         held = []
         try:
             while True:
@@ -357,12 +358,11 @@ def test_arenas_that_were_refused_are_not_asked_for_again_at_once(child_cgroup: 
         except MemoryError:
             held.pop()
         before = guard.statistics()
-        small = []
         try:
             while True:
-                small.append([len(small)])
+                small[made] = [made]
+                made += 1
         except MemoryError:
-            made = len(small)
             small.clear()
         after = guard.statistics()
         print(json.dumps([made, after.small_refusals - before.small_refusals]))
