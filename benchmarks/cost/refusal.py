@@ -40,5 +40,4 @@ def measure(*, quick: bool) -> Table:
 def _measure(kind: Kind, pairs: int) -> dict[str, Pairs]:
     with running(kind, "", "_refusing") as (bare, ours):
         ours.shrink()
-        ours.wait()  # until what it knows of its memory is of now
         return {size: in_pairs(bare, ours, pairs, body=body, refused=True) for size, body in _BODIES.items()}

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,25 +98,25 @@ class Running:
             preexec_fn=partial(os.sched_setaffinity, 0, {cores()[0]}),
         )
 
-    def wait(self) -> None:
-        """Return once it answers."""
+    def wait(self, *, refuses: bool = False) -> None:
+        """Return once it answers or, ``refuses``, once it answers so."""
         deadline = time.monotonic() + _STARTS
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
-            try:
-                self.status()
-            except OSError:
-                time.sleep(0.05)
-            else:
-                return
-        raise RuntimeError(f"{self.kind.name} did not start: {self._tail()}")
+            with suppress(OSError):
+                if self.status() >= 400 or not refuses:
+                    return
+            time.sleep(0.05)
+        raise RuntimeError(f"{self.kind.name} did not {'refuse' if refuses else 'start'}: {self._tail()}")
 
     def shrink(self) -> None:
-        """Leave it little memory. Raises ``RuntimeError`` where there is no cgroup to do that with."""
+        """Leave it little memory, and return once it refuses. Raises ``RuntimeError`` where there is no cgroup to do
+        that with."""
         if self._cgroup is None:
             raise RuntimeError("Memory can be made short in a cgroup alone; run this as a user who may make one.")
         self._cgroup.set_limit(self._cgroup.usage() + LEFT)
+        self.wait(refuses=True)  # what it knows of its memory may be of before
 
     def status(self) -> int:
         """What a request is answered with."""

@@ -87,7 +87,7 @@ def load(seconds: int, body: int, *servers: Running) -> list[Load]:
                     [*argv, f"http://127.0.0.1:{server.port}/", "--", str(body)],
                     stdout=subprocess.PIPE,
                     text=True,
-                    preexec_fn=partial(os.sched_setaffinity, 0, {cores()[1]}),
+                    preexec_fn=partial(os.sched_setaffinity, 0, {cores()[1]}),  # noqa: PLW1509 - there are no threads here
                 )
             )
             for server in servers
