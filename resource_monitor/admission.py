@@ -60,10 +60,11 @@ _DOWN_UNHURT, _DOWN, _UP = 1 / 8, 1 / 16, 1 / 16
 
 # Until it is known what a new class takes, a request is taken to need so many bytes, which says how many may be
 # unanswered at first, though never less than the second number. Four times as many may be when as many were answered
-# without memory growing unseen, twice as many when so many seconds passed without, or while what grew was seen for a
-# shorter time. Beyond the last number the class is not new any more, nor is it when its first requests were measured,
-# when it lost a request to the guard, or as many were answered while memory grew unseen.
-_COLD_COST, _COLD_LEAST, _COLD_STEP, _WARM = 12 << 20, 4, 0.5, 4096
+# without memory growing unseen; twice as many when so many seconds passed without, or while what grew was seen for a
+# shorter time, as long as half of the memory is left; no more when one was lost to the guard, until what the class
+# delivers was counted. Beyond the last number the class is not new any more, nor is it when its first requests were
+# measured, or as many were answered while memory grew unseen.
+_COLD_COST, _COLD_LEAST, _COLD_STEP, _HALF, _WARM = 12 << 20, 4, 0.5, 1 / 2, 4096
 _ANY = 1 << 62
 
 # What a class holds is measured while no more classes than this are in flight, and it has at least this share of it.
@@ -288,7 +289,7 @@ class Admission:
                 # nothing starts or ends that would teach it
                 route.unseen, route._refused_since = _unless_little(route.unseen / 2), now
             return Reason.MEMORY
-        if not _warm_enough(route, left // (1 + self._others), now):
+        if not _warm_enough(route, left // (1 + self._others), now, room_for_twice=self._uses_less_than(_HALF)):
             return Reason.COLD_START
         if route.in_flight == 0:
             if route._good + route._lost == 0:
@@ -345,7 +346,7 @@ class Admission:
         if enough or elapsed >= _PATIENCE:
             self._lower(route)
             _forget(route)
-            _count(route, now, elapsed, hardly_used=self._hardly_used())
+            _count(route, now, elapsed, hardly_used=self._idle is not None and self._uses_less_than(_HARDLY))
             if route.rate is not None or route.window is not None:
                 self._revoke()
 
@@ -374,7 +375,7 @@ class Admission:
         """
         spare = left - math.ceil(_AMPLE * self.floor + self.unshown() + self._granted)
         starts = _ANY if route.rate is None else int(route._tokens)
-        unanswered = _ANY if route._cold >= _WARM or route.lost else route._cold - route._unanswered
+        unanswered = _ANY if _is_warm(route) else route._cold - route._unanswered
         if route.unseen:
             room = spare // (1 + others)
             starts = min(starts, int(room // route.unseen))
@@ -519,6 +520,8 @@ class Admission:
 
     def _explain(self, fell: float, now: float) -> None:
         """Memory grew by what the guard let pass: what new classes in flight take is seen."""
+        if not self._uses_less_than(_HALF):
+            return
         for route in self._busy:
             if not route.unseen and fell / self.in_flight >= _LEAST and now - route._cold_since >= _SHOWS_WITHIN:
                 route._cold, route._cold_since = 2 * route._cold, now
@@ -567,9 +570,9 @@ class Admission:
                     route._area += held * elapsed
                     route._work += route.in_flight * elapsed
 
-    def _hardly_used(self) -> bool:
-        """Whether what is in flight holds little of what there is."""
-        return self._idle is not None and self._idle - self._left < _HARDLY * (self._idle - self.floor)
+    def _uses_less_than(self, share: float) -> bool:
+        """Whether what is in flight holds less than this share of what there is."""
+        return self._idle is None or self._idle - self._left < share * (self._idle - self.floor)
 
     def _first_ends(self, route: Route, now: float, took: float) -> None:
         """Pace ``route`` by its first good results: as many start a second as fit if each holds what these held, by the
@@ -638,20 +641,27 @@ class Admission:
         return began
 
 
-def _warm_enough(route: Route, left: int, now: float) -> bool:
+def _is_warm(route: Route) -> bool:
+    """Whether what is known of the class says how many may start: what it lost, once what it delivers was counted."""
+    return route._cold >= _WARM or (route.lost > 0 and route._delivered is not None)
+
+
+def _warm_enough(route: Route, left: int, now: float, *, room_for_twice: bool) -> bool:
     if route.unseen and route.in_flight == 0:
         # among many in flight some have not taken anything yet; those of a first burst will, all together
         route._cold = route._answered = 0
-    if route._cold >= _WARM or route.lost:
+    if _is_warm(route):
         return True
     if not route._cold:
         route._cold = max(_COLD_LEAST, left // _COLD_COST)
     if route._unanswered == 0:
         route._cold_since = now
+    if route.lost:
+        return route._unanswered < route._cold
     if route._answered >= route._cold:
         more = _WARM if route.unseen else 4 * route._cold
         route._cold, route._answered, route._cold_since = more, 0, now
-    elif route._unanswered >= route._cold // 2 and now - route._cold_since >= _COLD_STEP:
+    elif room_for_twice and route._unanswered >= route._cold // 2 and now - route._cold_since >= _COLD_STEP:
         route._cold, route._answered, route._cold_since = 2 * route._cold, 0, now
     return route._unanswered < route._cold
 

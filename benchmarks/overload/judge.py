@@ -25,7 +25,8 @@ _RELATIONS = {AT_LEAST: operator.ge, AT_MOST: operator.le}
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """``figure`` of ``strategy`` is in ``relation`` to ``bound``, or to ``bound`` times that of strategy ``than``.
+    """``figure`` of ``strategy`` is in ``relation`` to ``bound``, or to ``bound`` times that of strategy ``than``, in
+    the scenario ``of`` where it is another.
 
     ``bound`` may depend on the scenario. With ``if_alive`` there is nothing to be met where ``than`` died itself.
     """
@@ -37,6 +38,7 @@ class Criterion:
     than: str = ""
     scenarios: Collection[str] = tuple(SCENARIOS)
     if_alive: bool = False
+    of: str = ""
 
 
 def _but(*names: str) -> tuple[str, ...]:
@@ -64,7 +66,8 @@ CRITERIA = (
     Criterion("ours", "good jobs/s", AT_LEAST, 0.8, than="guard", scenarios=("pingmix",)),
     Criterion("ours", "shed", AT_MOST, 0, scenarios=("light", "longlived", "cache")),
     Criterion("ours", "failed", AT_MOST, 0, scenarios=("light", "longlived", "cache")),
-    Criterion("ours", "peak of limit", AT_MOST, 1.0, scenarios=("workers",)),
+    Criterion("ours", "good/s", AT_LEAST, 0.9, than="ours", scenarios=("crew",), of="roomy"),
+    Criterion("ours", "peak of limit", AT_MOST, 1.0, scenarios=("workers", "forked", "crew")),
     Criterion("ours", "refusals read share", AT_LEAST, 0.95, scenarios=("upload", "chunked")),
     Criterion("ours-waiting", "shed share", AT_MOST, 0.05, scenarios=("brim",)),
 )
@@ -120,13 +123,13 @@ def _verdict(criterion: Criterion, scenario: Scenario, groups: dict[tuple[str, s
     bound = criterion.bound(scenario) if callable(criterion.bound) else criterion.bound
     asked = f"{criterion.figure} of {criterion.strategy} {criterion.relation} {bound:g}"
     if criterion.than:
-        asked += f" × {criterion.than}"
+        asked += f" × {criterion.than}" + (f" in {criterion.of}" if criterion.of else "")
     value = _figure(criterion.figure, groups.get((scenario.name, criterion.strategy), []))
     if value is None:
         return Verdict(scenario.name, False, f"{asked}: not measured")
     if not criterion.than:
         return Verdict(scenario.name, _RELATIONS[criterion.relation](value, bound), f"{asked}: {value:.3g}")
-    others = groups.get((scenario.name, criterion.than), [])
+    others = groups.get((criterion.of or scenario.name, criterion.than), [])
     other = _figure(criterion.figure, others)
     if other is None:
         return Verdict(scenario.name, False, f"{asked}: {criterion.than} is not measured")

@@ -55,10 +55,11 @@ class Scenario:
     """A stream of requests. ``rate`` is per second, ``None`` takes the command line's; ``at_most`` ends it early.
 
     ``unloaded`` is how long a request takes while nothing else goes on; seconds, 0 for less than a hundredth.
-    ``workers`` is the number of server processes, ``forked`` from one that loaded the app, or each loading it. In a
-    ``cheap`` scenario there is room for everything: nothing may be shed. ``prepare`` fills the directory of files that
-    the server may read. ``waves`` set the length of the run and when the rate applies. ``limit_of`` names the scenario
-    of the same requests whose best fixed limit is taken here too.
+    ``limit`` is the memory limit of the server's cgroup, bytes. ``workers`` is the number of server processes,
+    ``forked`` from one that loaded the app, or each loading it. In a ``cheap`` scenario there is room for everything:
+    nothing may be shed. ``prepare`` fills the directory of files that the server may read. ``waves`` set the length of
+    the run and when the rate applies. ``limit_of`` names the scenario of the same requests whose best fixed limit is
+    taken here too.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Scenario:
     unloaded: float = 0.0
     rate: float | None = None
     at_most: int | None = None
+    limit: int = 256 * MB
     workers: int = 1
     forked: bool = False
     cheap: bool = False
@@ -168,6 +170,16 @@ def forked(rng: random.Random) -> Request:
     return workers(rng)
 
 
+@scenario("0.3 s of waiting, then 8 MB, held for 0.8 s, in a limit of 1 GB", unloaded=1.11, limit=1000 * MB)
+def roomy(_: random.Random) -> Request:
+    return Request("/work?mb=8&delay=0.3&hold=0.8")
+
+
+@scenario("the same on four server processes", unloaded=1.11, limit=1000 * MB, workers=4, limit_of="roomy")
+def crew(rng: random.Random) -> Request:
+    return roomy(rng)
+
+
 @scenario("0.1 s of waiting, then 8 MB in a NumPy array, held for 0.2 s", unloaded=0.31, rate=250)
 def numpy(_: random.Random) -> Request:
     return Request("/array?mb=8&delay=0.1&hold=0.2")
@@ -183,7 +195,13 @@ def child(_: random.Random) -> Request:
     return Request("/child?mb=16&hold=0.5")
 
 
-@scenario("burst at 1.2 times what fits", unloaded=0.21, rate=150, limit_of="burst")
+@scenario(
+    "burst at 1.2 times what fits, for 4 s after 1 s of nothing, twice",
+    unloaded=0.21,
+    rate=150,
+    waves=Waves(1, 4, 2),
+    limit_of="burst",
+)
 def brim(rng: random.Random) -> Request:
     return burst(rng)
 

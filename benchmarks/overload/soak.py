@@ -23,7 +23,6 @@ from tempfile import TemporaryDirectory
 from benchmarks.overload import load, strategies
 from benchmarks.overload.scenarios import SCENARIOS, Request, Scenario
 from benchmarks.overload.supervisor import Server
-from benchmarks.overload.trial import LIMIT
 from examples.child_cgroup import ChildCgroup
 
 PARTS = ("mixed", "race", "objects")
@@ -74,14 +73,13 @@ async def soak(name: str, rate: float, count: int, tell: Callable[[int, Minute],
     """Run ``count`` minutes; what each was like, and how often the kernel killed."""
     scenario = Scenario("soak", "mixed, race and objects in equal parts", _any)
     minutes = []
-    with TemporaryDirectory(prefix="arena-soak-") as scratch, ChildCgroup(LIMIT, label="soak") as cgroup:
+    with TemporaryDirectory(prefix="arena-soak-") as scratch, ChildCgroup(scenario.limit, label="soak") as cgroup:
         files = Path(scratch, "files")
         files.mkdir()
         server = Server(
             strategies.find(name),
             scenario,
             cgroup,
-            limit=LIMIT,
             tally=Path(scratch),
             files=files,
             log=Path(scratch, "log"),

@@ -137,7 +137,7 @@ def _rust_original(app: App) -> App:
     "@fastify/under-pressure on Node by its memory thresholds, sampling every 10 ms",
     preload="",
     node=True,
-    skips=frozenset({"threads", "workers", "forked", "numpy", "tmpfs", "child"}),
+    skips=frozenset({"threads", "workers", "forked", "crew", "numpy", "tmpfs", "child"}),
 )
 def _under_pressure(app: App) -> App:
     return app

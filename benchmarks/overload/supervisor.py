@@ -43,7 +43,6 @@ class Server:
         scenario: Scenario,
         cgroup: ChildCgroup,
         *,
-        limit: int,
         tally: Path,
         files: Path,
         log: Path,
@@ -61,7 +60,7 @@ class Server:
             "ARENA_SCENARIO": scenario.name,
             "ARENA_TALLY": str(tally),
             "ARENA_FILES": str(files),
-            "ARENA_LIMIT": str(limit),
+            "ARENA_LIMIT": str(scenario.limit),
             "LD_PRELOAD": strategy.preload,
             **strategy.environment,
         }

@@ -18,9 +18,6 @@ from benchmarks.overload.strategies import Strategy
 from benchmarks.overload.supervisor import Server
 from examples.child_cgroup import ChildCgroup
 
-LIMIT = 256 * 10**6
-"""The memory limit of the server's cgroup, bytes."""
-
 
 async def run(
     strategy: Strategy, scenario: Scenario, *, rate: float, seconds: float, seed: int, files: Path, logs: Path
@@ -31,8 +28,8 @@ async def run(
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{strategy.name.replace(':', '-')}-{scenario.name}-{seed}.log"
     log.write_bytes(b"")
-    with TemporaryDirectory(prefix="arena-tally-") as counts, ChildCgroup(LIMIT, label="arena") as cgroup:
-        server = Server(strategy, scenario, cgroup, limit=LIMIT, tally=Path(counts), files=files, log=log)
+    with TemporaryDirectory(prefix="arena-tally-") as counts, ChildCgroup(scenario.limit, label="arena") as cgroup:
+        server = Server(strategy, scenario, cgroup, tally=Path(counts), files=files, log=log)
         watcher = None
         try:
             await server.start()
@@ -65,5 +62,5 @@ async def run(
             late_admitted=late_admitted,
             base_bytes=base,
             peak_bytes=cgroup.peak(),
-            limit_bytes=LIMIT,
+            limit_bytes=scenario.limit,
         )

@@ -313,11 +313,36 @@ def test_time_without_any_request_says_nothing() -> None:
     assert started(admission, route, 10 * COLD_COST, 60.0) == 10
 
 
-def test_a_class_that_the_guard_cost_a_request_is_not_new_any_more() -> None:
+def test_twice_as_many_may_not_start_while_more_than_half_of_the_memory_is_used() -> None:
+    for used, more in ((0.45, 10), (0.55, 0)):
+        admission, route = Admission(0), Route()
+        admission.read(20 * COLD_COST, 0, 0.0)
+        assert started(admission, route, 10 * COLD_COST, 0.0) == 10
+        admission.read(int((1 - used) * 20 * COLD_COST), int(used * 20 * COLD_COST), 0.4)
+        assert started(admission, route, 10 * COLD_COST, 0.5) == more
+
+
+def test_no_more_of_a_class_that_the_guard_cost_a_request_may_start_until_what_it_delivers_was_counted() -> None:
     admission, route = Admission(0), Route()
     started(admission, route, 10 * COLD_COST, 0.0)
+    admission.answers(route)
     admission.ends(route, 0.1, lost=True, took=0.1)
-    assert all(admission.decide(route, 10 * COLD_COST, 0.1) is None for _ in range(1000))
+    assert started(admission, route, 10 * COLD_COST, 0.6) == 1  # in its place
+    for at in range(8):
+        assert admission.decide(route, 10 * COLD_COST, 0.6) is Reason.COLD_START
+        admission.ends(route, 0.6 + at / 10, lost=False, took=0.1)
+    assert all(admission.decide(route, 10 * COLD_COST, 1.4) is None for _ in range(100))
+
+
+def test_none_of_a_class_that_the_guard_cost_a_request_starts_without_being_asked_for_beyond_that() -> None:
+    admission, route = Admission(0), Route()
+    started(admission, route, 10 * COLD_COST, 0.0)
+    admission.answers(route)
+    admission.ends(route, 0.1, lost=True, took=0.1)
+    route._measured = True
+    grant = admission.grant(route, 10 * COLD_COST)
+    assert grant is not None
+    assert grant.unanswered == 1
 
 
 def test_a_class_is_not_new_any_more_after_some_thousands() -> None:

@@ -268,6 +268,13 @@ def test_good_answers_are_judged_against_the_best_fixed_limit(ours: int, passed:
     assert verdict([good(ours), good(100, "best-limit")], "race", "good/s of ours ≥ 2 ×").passed is passed
 
 
+def test_a_criterion_may_compare_with_another_scenario():
+    text = "good/s of ours ≥ 0.9 × ours in roomy"
+    assert verdict([good(91, scenario="crew"), good(100, scenario="roomy")], "crew", text).passed
+    assert not verdict([good(89, scenario="crew"), good(100, scenario="roomy")], "crew", text).passed
+    assert not verdict([good(91, scenario="crew")], "crew", text).passed
+
+
 def test_a_limit_that_dies_is_nothing_to_be_compared_with_where_that_is_said():
     dead = good(100, "best-limit", scenario="leak", oom_kills=3)
     found = verdict([good(10, scenario="leak"), dead], "leak", "good/s of ours ≥ 0.95 × best-limit")

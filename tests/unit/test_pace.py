@@ -383,6 +383,7 @@ def test_a_class_that_completes_nothing_is_not_paced_to_a_standstill() -> None:
     for second in range(60):
         for _ in range(20):
             if admission.decide(route, 0, float(second)) is None:
+                admission.answers(route)
                 admission.ends(route, second + 0.5, lost=True, took=0.1)
     assert admission.decide(route, 0, 61.0) is None
     admission.ends(route, 61.5, lost=False, took=0.1)
