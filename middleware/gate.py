@@ -382,7 +382,13 @@ class Gate:
             route = lane.route
             left -= others.promised
             reason = admission.decide(
-                route, left, now, need=ask.need, priority=ask.priority, elsewhere=others.in_flight
+                route,
+                left,
+                now,
+                need=ask.need,
+                priority=ask.priority,
+                elsewhere=others.in_flight,
+                patient=self.max_wait > 0,
             )
             if reason is not None:
                 self._left = left

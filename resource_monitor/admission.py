@@ -74,6 +74,8 @@ _TOGETHER, _MOST = 4, 3 / 4
 # What the guard let pass may show later, half of it within so many seconds, and other processes tell within so many
 # what theirs let pass.
 _NOISE, _LEAST, _SHOWS_WITHIN, _TOLD_WITHIN = 1 << 20, 1 << 17, 0.25, 0.1
+# What a request takes at its start is taken within so many seconds: a few turns of an event loop.
+_TAKES_WITHIN = 0.01
 # What a class was seen to take unseen at the most fades by this much a count, so that it is learned anew, and a near
 # miss, when a reading finds less than half of the floor, says that it is more.
 _FADES, _NEAR_MISS = 0.98, 1.3
@@ -172,6 +174,7 @@ class Route:
         "_good",
         "_growths",
         "_held_back",
+        "_holds",
         "_lost",
         "_measured",
         "_missed",
@@ -212,8 +215,10 @@ class Route:
         self._taken, self._growths, self._missed = 0.0, 0, False
         self._cold = self._answered = self._unanswered = 0
         self._cold_since = 0.0
-        # the integrals over time of what is held and of what is in flight; the requests that ended, and their seconds
+        # what a request holds, bytes, and where that comes from: the integrals over time of what is held and of what is
+        # in flight; the requests that ended, and their seconds
         self._measured = learned is not None
+        self._holds = 0.0
         self._area = self._work = self._took = 0.0
         self._ended = 0
         if learned is not None:
@@ -254,6 +259,8 @@ class Admission:
         # grants of another era than this are void; what those of this one may take unseen, bytes
         self.era = 1
         self._granted = 0.0
+        # what those that started a moment ago will hold, bytes, until a reading may show it
+        self._starting, self._started_at = 0.0, -math.inf
         # refusals for want of memory are void when this has changed
         self.openings = 0
         # the headroom while nothing was in flight, against which is measured what is held
@@ -272,17 +279,21 @@ class Admission:
         need: int = 0,
         priority: Priority = Priority.DEFAULT,
         elsewhere: int = 0,
+        patient: bool = False,
     ) -> Reason | None:
         """Why a request of ``route`` may not start at ``now`` seconds, or ``None``, which counts it in flight until
         :meth:`ends`. ``left`` bytes are not promised, ``need`` it will promise, ``elsewhere`` requests are in flight in
-        other processes."""
+        other processes. One that is ``patient`` rather waits than starts where what its class holds does not fit."""
         if self.max_in_flight is not None and self.in_flight + elsewhere >= self.max_in_flight:
             return Reason.IN_FLIGHT
         urgent = priority is Priority.CRITICAL
         if self.cap is not None and route.in_flight and self.in_flight >= self.cap and not urgent:
             self._capped = True
             return Reason.LATENCY
-        if left < self.wants(route, need, priority):
+        wanted = self.wants(route, need, priority)
+        if patient and self.in_flight and not urgent:
+            wanted += int(route._holds + self._yet_to_show(now))
+        if left < wanted:
             if route._refused_since is None:
                 route._refused_since = now
             elif route.unseen and now - route._refused_since >= _PATIENCE:
@@ -298,7 +309,12 @@ class Admission:
             route._held_back = True
             return Reason.PACE
         self.starts(route)
+        if patient:
+            self._starting, self._started_at = self._yet_to_show(now) + route._holds, now
         return None
+
+    def _yet_to_show(self, now: float) -> float:
+        return self._starting if now - self._started_at < _TAKES_WITHIN else 0.0
 
     def answers(self, route: Route) -> None:
         """Note that a request of ``route`` began its answer, or is over: what it takes is mostly taken by then."""
@@ -444,9 +460,10 @@ class Admission:
     def stands(self, route: Route, now: float) -> float:
         """Until when a refusal of ``route`` for want of memory at ``now`` seconds stands, as long as the headroom, the
         promises and ``openings`` stay what they are: for what only starts leaves nobody more. What it is known to
-        take unseen is doubted after some time."""
+        take unseen is doubted after some time, and what starts shows a moment later."""
         since = route._refused_since
-        return since + _PATIENCE if route.unseen and since is not None else math.inf
+        until = since + _PATIENCE if route.unseen and since is not None else math.inf
+        return min(until, self._started_at + _TAKES_WITHIN) if self._yet_to_show(now) else until
 
     # --- what may be left ---
 
@@ -483,6 +500,7 @@ class Admission:
         """Note a reading: ``headroom`` bytes are left, and the guards let ``passed`` bytes pass since they began: this
         process's and those of ``others``, which have ``elsewhere`` requests in flight."""
         self._revoke()
+        self._starting = 0.0
         self._measure(headroom, now, elsewhere)
         if others != self._others:
             self._others = others
@@ -585,8 +603,9 @@ class Admission:
         if route.unseen or route.lost or not route._area or self._idle is None:
             return
         route._cold = _WARM
+        route._holds = route._area / route._work
         lasts = route._took / route._ended
-        rate = (self._idle - self.floor) / (1 + self._others) / (route._area / route._work * lasts)
+        rate = (self._idle - self.floor) / (1 + self._others) / (route._holds * lasts)
         if rate * lasts > _FEW:
             route.rate, route._tokens, route._filled = max(rate, _SLOWEST), 0.0, now
 

@@ -177,6 +177,15 @@ def test_what_the_allocator_gives_back_is_used_before_anything_is_refused(servic
     assert gate.statistics().shed == 0
 
 
+def test_requests_that_can_wait_rather_wait_than_start_where_what_they_hold_does_not_fit(service: Service) -> None:
+    service.use(200 * MIB)
+    for max_wait, answer in ((0.0, Admitted), (1.0, Reason)):
+        gate = Gate(monitor=service.monitor, max_wait=max_wait)
+        enter(gate)
+        gate.turns.lane("GET", "/").route._holds = 50 * MIB  # 56 are left, of which 16 are the floor
+        assert isinstance(gate.attempt(Ask("GET", "/")), answer)
+
+
 def test_a_limit_changed_at_run_time_moves_the_floor(service: Service) -> None:
     gate = Gate(min_available="10%", monitor=service.monitor)
     service.use(450 * MIB, limit=500 * MIB)

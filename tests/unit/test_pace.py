@@ -227,6 +227,46 @@ def test_one_that_uses_it_or_had_losses_is_probed_with_care(held: int, lost: boo
     assert paced_by_first(held, lost=lost)[-1] < 2
 
 
+def one_holds_ten(in_flight: int = 1) -> tuple[Admission, Route]:
+    """With a class of which a request holds 10 MB beyond the floor of 40 MB, and so many of them in flight."""
+    admission, route = first_round(lambda _: 80 * MB)
+    route.rate = None
+    for _ in range(in_flight):
+        assert admission.decide(route, 200 * MB, 102.0) is None
+    return admission, route
+
+
+def test_who_can_wait_waits_until_what_its_class_holds_fits() -> None:
+    admission, route = one_holds_ten()
+    assert admission.decide(route, 50 * MB - 1, 103.0, patient=True) is Reason.MEMORY
+    assert admission.decide(route, 50 * MB - 1, 103.0) is None
+    assert admission.decide(route, 50 * MB, 103.0, patient=True) is None
+
+
+def test_one_that_is_critical_or_alone_does_not_wait_for_that() -> None:
+    admission, route = one_holds_ten()
+    assert admission.decide(route, 41 * MB, 103.0, patient=True, priority=Priority.CRITICAL) is None
+    admission, route = one_holds_ten(in_flight=0)
+    assert admission.decide(route, 41 * MB, 103.0, patient=True) is None
+
+
+def test_what_those_hold_that_started_a_moment_ago_is_to_fit_too_until_it_can_have_shown() -> None:
+    admission, route = one_holds_ten()
+    assert admission.decide(route, 60 * MB, 103.0, patient=True) is None
+    assert admission.decide(route, 60 * MB - 1, 103.009, patient=True) is Reason.MEMORY
+    assert admission.stands(route, 103.009) == pytest.approx(103.01)
+    assert admission.decide(route, 60 * MB, 103.009, patient=True) is None  # and so it starts anew
+    assert admission.decide(route, 60 * MB, 103.018, patient=True) is Reason.MEMORY
+    assert admission.decide(route, 60 * MB, 103.02, patient=True) is None
+
+
+def test_a_reading_shows_what_started_before_it() -> None:
+    admission, route = one_holds_ten()
+    assert admission.decide(route, 60 * MB, 103.0, patient=True) is None
+    admission.read(59 * MB, 181 * MB, 103.001)
+    assert admission.decide(route, 59 * MB, 103.001, patient=True) is None
+
+
 def test_slow_requests_start_once_a_second_at_the_least() -> None:
     # 10 MB × 40 s each, of 200 MB: one in two seconds
     assert rate_after(lambda _: 80 * MB, tenth=8.0) == 1
