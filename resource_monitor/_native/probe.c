@@ -154,6 +154,13 @@ static int is_limited_above(rm_limit *limit, struct pass *pass)
     return limit->state == RM_LIMITED;
 }
 
+static void read_usage(rm_limit *limit)
+{
+    int error = read_integer(limit->usage_fd, &limit->used);
+    if (error)
+        failed(limit, RM_USAGE_FILE, error);
+}
+
 /* The cgroups come from the process's own upwards, so that what is reclaimable below can be reclaimed here too. */
 static void read_cgroup(rm_limit *limit, struct pass *pass)
 {
@@ -185,8 +192,7 @@ static void read_cgroup(rm_limit *limit, struct pass *pass)
             limit->at_least = 1;
         }
     }
-    if ((error = read_integer(limit->usage_fd, &limit->used)))
-        failed(limit, RM_USAGE_FILE, error);
+    read_usage(limit);
 }
 
 static void read_host(rm_limit *limit, struct pass *pass)
@@ -423,6 +429,13 @@ int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_out
     for (rm_limit *limit = limits; limit < limits + count; limit++) {
         if (tier != RM_FULL && limit->kind == RM_CGROUP_V2_HIGH)
             continue;
+        /* what is charged between the two readings counts for both, and shall not make this one seem the nearer one */
+        if (limit->kind == RM_CGROUP_V1_SWAP && tier != RM_USAGE && limit > limits &&
+            limit[-1].kind == RM_CGROUP_V1 && limit[-1].state == RM_LIMITED) {
+            read_entry(limit, &pass);
+            read_usage(limit - 1);
+            continue;
+        }
         if (tier != RM_USAGE || (limit->state == RM_LIMITED && rm_headroom(limit) <= far &&
                                  !counts_for_both(limit, limits + count)))
             read_entry(limit, &pass);
