@@ -175,7 +175,7 @@ def roomy(_: random.Random) -> Request:
     return Request("/work?mb=8&delay=0.3&hold=0.8")
 
 
-@scenario("the same on four server processes", unloaded=1.11, limit=1000 * MB, workers=4, limit_of="roomy")
+@scenario("the same on four server processes", unloaded=1.11, limit=1000 * MB, workers=4)
 def crew(rng: random.Random) -> Request:
     return roomy(rng)
 
