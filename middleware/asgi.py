@@ -26,6 +26,7 @@ from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
 from resource_monitor.middleware.on_loop import OnLoop
 from resource_monitor.middleware.options import Options
 from resource_monitor.middleware.refusing import Shed
+from resource_monitor.middleware.responses import Answer
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import as_app, server_runs
 from resource_monitor.middleware.waiting import patience
@@ -57,11 +58,17 @@ class MemoryBackpressureMiddleware:
         self._gate = Gate(names, **settled)
         self._here: OnLoop | None = None
         self._enter: Callable[..., Turn | None] = _no_way
+        self._refuse_unasked = self._gate.turns.refuse_http
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         turn = self._enter(self.app, scope, receive, send)
         if turn is None:
-            await self._ask(scope, receive, send)
+            if self._refuse_unasked(scope):
+                answer = self._gate.refusals.for_memory(_accept(scope))
+                await send(answer.asgi_start("http.response.start"))
+                await send(_body(answer, scope))
+            else:
+                await self._ask(scope, receive, send)
             return
         try:
             response = await turn
@@ -83,10 +90,16 @@ class MemoryBackpressureMiddleware:
             await self.app(scope, receive, send)
             return
         gate, body = self._gate, body_of(scope)
-        ask = self._question(scope, body)
         if body is not None and body.exceeds(gate.max_body) and not gate.dry_run:
-            await self._refuse(gate.count_refusal(ask, Reason.TOO_LARGE), body, scope, receive, send)
+            too_large = gate.count_refusal(self._question(scope, body), Reason.TOO_LARGE)
+            await self._refuse(too_large, body, scope, receive, send)
             return
+        if body is not None and gate.turns.refuse(
+            scope["method"], scope["path"], scope.get("root_path", ""), body.rest
+        ):
+            await _answer(gate.refusals.for_memory(_accept(scope)), body, scope, receive, send)
+            return
+        ask = self._question(scope, body)
 
         here = self._where()
         answer: Admitted | Reason | None = here.room.attempt(ask) if here else gate.attempt(ask)
@@ -183,30 +196,14 @@ class MemoryBackpressureMiddleware:
         return None if response.started else response.withheld
 
     async def _refuse(self, shed: Shed, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket" and "websocket.http.response" not in (scope.get("extensions") or ()):
+        if scope["type"] != "websocket":
+            await _answer(self._gate.refusals.answer(shed, _accept(scope)), body, scope, receive, send)
+        elif "websocket.http.response" not in (scope.get("extensions") or ()):
             await send({"type": "websocket.close", "code": _TRY_AGAIN_LATER})
-            return
-        answer = self._gate.refusals.answer(shed, _accept(scope))
-        if scope["type"] == "websocket":
+        else:
+            answer = self._gate.refusals.answer(shed, _accept(scope))
             await send(answer.asgi_start("websocket.http.response.start"))
             await send({"type": "websocket.http.response.body", "body": answer.body})
-            return
-        drain = None if body is None or body.ended else Drain(receive)
-        # a larger one is not there, and who expects a 100 (Continue) must see the answer before anything asks for it
-        small = body is not None and body.announced is not None and body.announced <= _READ_AHEAD
-        if drain is not None and small and running_loop() is not None and not _expects(scope) and drain.there():
-            drain = None
-        await send(answer.asgi_start("http.response.start"))
-        message = {
-            "type": "http.response.body",
-            "body": b"" if scope["method"] == "HEAD" else answer.body,
-            "more_body": False,  # the default, which Quart's test client does not know
-        }
-        if drain is not None:
-            await send({**message, "more_body": True})
-            await drain.rest()
-            message["body"] = b""
-        await send(message)
 
 
 class _Response:
@@ -272,6 +269,30 @@ async def _awaited(app: Awaitable[None]) -> None:
     await (as_app(app) if isinstance(app, Coroutine) else app)
 
 
+async def _answer(answer: Answer, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send ``answer``, and drop what comes of ``body``."""
+    drain = None if body is None or body.ended else Drain(receive)
+    # a larger one is not there, and who expects a 100 (Continue) must see the answer before anything asks for it
+    small = body is not None and body.announced is not None and body.announced <= _READ_AHEAD
+    if drain is not None and small and running_loop() is not None and not _expects(scope) and drain.there():
+        drain = None
+    await send(answer.asgi_start("http.response.start"))
+    message = _body(answer, scope)
+    if drain is not None:
+        await send({**message, "more_body": True})
+        await drain.rest()
+        message["body"] = b""
+    await send(message)
+
+
+def _body(answer: Answer, scope: Scope) -> Message:
+    return {
+        "type": "http.response.body",
+        "body": b"" if scope["method"] == "HEAD" else answer.body,
+        "more_body": False,  # the default, which Quart's test client does not know
+    }
+
+
 def _ends(message: Message) -> bool:
     return message["type"] == "http.response.body" and not message.get("more_body", False)
 
@@ -285,5 +306,6 @@ def _expects(scope: Scope) -> bool:
     return any(name == b"expect" for name, _ in scope["headers"])
 
 
-def _accept(scope: Scope) -> str:
-    return b",".join(value for name, value in scope.get("headers", ()) if name == b"accept").decode("latin-1")
+def _accept(scope: Scope) -> str | None:
+    values = [value for name, value in scope.get("headers", ()) if name == b"accept"]
+    return b",".join(values).decode("latin-1") if values else None

@@ -52,6 +52,10 @@ _LOWEST_SHARE = 2 / 5
 # many seconds beside them; and what is left may be more than C counts.
 _BESIDE_OTHERS, _COUNTED_MOST = 0.005, 1 << 62
 
+# Where refusals come in close succession they stand for so many seconds also when the reading is too old to let anybody
+# in: to read for every few of them would take what could refuse more. What ends meanwhile opens the door all the same.
+_IN_SUCCESSION = 0.02
+
 
 class OnProbeError(StrEnum):
     """What to do with requests while memory cannot be read."""
@@ -122,6 +126,13 @@ class Gate:
             names=names,
         )
         self.dry_run = checks.flag(names["dry_run"], dry_run)
+        # whether refusals that stand are all alike: nobody waits, is told of them, or says what they need
+        self._alike = (
+            self.refusals.all_alike
+            and not (self.dry_run or self.max_wait)
+            and self._asking.priority_of is None
+            and self._asking.cost_of is None
+        )
         self._stuck = stuck(on_stuck, stuck_after, name=names["on_stuck"], after_name=names["stuck_after"])
         self._admission = Admission(max_in_flight=checks.requests(names["max_in_flight"], max_in_flight))
         self._also = [Counted(resource, floor) for resource, floor in (also or {}).items()]
@@ -214,9 +225,17 @@ class Gate:
         if ledger is None or ledger.tab.untold:
             return False
         with self._lock:
+            now = time.monotonic()
             state = headroom, self._admission.openings, ledger.returns
-            route = self._routes.find(ask.method, ask.path)
-            return self._standing.holds(state, route, ask.priority, ask.need, time.monotonic())
+            lane = self.turns.lane(ask.method, ask.path)
+            least = self._standing.least(state, lane.route, ask.priority, ask.need, now)
+            if least is not None and self._alike and self._admission.pressure is Pressure.SHEDDING:
+                need, until = least
+                clock = monitor.clock()
+                latest = min(clock + _IN_SUCCESSION, monitor.relief_due, clock + until - now)
+                until = min(monitor.fresh_until, latest)
+                self.turns.stand(lane, min(need, _COUNTED_MOST), until, latest, ledger.returns)
+        return least is not None
 
     def refuse(self, ask: Ask, reason: Reason) -> Admitted | Shed:
         """Count a refusal, and log the first of a time. In a dry run the request is admitted all the same."""
@@ -430,6 +449,11 @@ class Gate:
         turns, admission = self.turns, self._admission
         self._behind = True  # where there is no memory to tell it, the next one does
         with suppress(MemoryError):
+            if (refused := turns.take_refused()) is not None:
+                count, at = refused
+                self._shed[Reason.MEMORY] += count
+                self._refused_at = max(self._refused_at or 0.0, min(at, time.monotonic()))
+                admission.refused(self._refused_at)
             while (used := turns.take()) is not None:
                 _, started, _, ended, lost, *_ = used
                 self._admitted += started

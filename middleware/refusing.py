@@ -130,6 +130,22 @@ class Refusals:
             own = response if isinstance(response, ShedResponse) else ShedResponse(response)
             self._own = {seconds: own.answer(Shed(Reason.MEMORY, "", "", status, seconds)) for seconds in self._seconds}
         self._complaints: set[str] = set()
+        self._for_memory = {
+            as_json: [
+                self._own.get(seconds) or self._prepared.answer(seconds, as_json=as_json) for seconds in self._seconds
+            ]
+            for as_json in (True, False)
+        }
+
+    @property
+    def all_alike(self) -> bool:
+        """Whether nobody is told of a single one: what is said of it depends on what the client takes alone."""
+        return self._respond is None and self._on_shed is None
+
+    def for_memory(self, accept: str | None) -> Answer:
+        """What to send for want of memory where they are :attr:`all_alike`."""
+        answers = self._for_memory[accept is None or accepts_json(accept)]
+        return answers[int(random.random() * len(answers))]
 
     def shed(self, ask: Ask, reason: Reason, *, started: bool = False) -> Shed:
         """Settle that a request is refused, and tell of it."""

@@ -32,10 +32,9 @@ class Standing:
         if known != state:
             self._noted = state, refused
 
-    def holds(self, state: State, route: Route, priority: Priority, need: int, now: float) -> bool:
-        """Whether one that needs ``need`` bytes would be refused at ``now`` seconds."""
+    def least(self, state: State, route: Route, priority: Priority, need: int, now: float) -> tuple[int, float] | None:
+        """Of what one that needs ``need`` bytes would be refused for at ``now`` seconds: who needs how many is refused,
+        and until when. ``None`` for one that has to be asked for."""
         known, refused = self._noted
-        if known != state:
-            return False
-        least = refused.get((route, priority))
-        return least is not None and need >= least[0] and now < least[1]
+        least = refused.get((route, priority)) if known == state else None
+        return least if least is not None and need >= least[0] and now < least[1] else None

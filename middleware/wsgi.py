@@ -48,10 +48,18 @@ class GatedApp(_turn.Gated):
 
     def _ask(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate, body = self.gate, body_of(environ)
-        ask = self._question(environ, body)
         if body.exceeds(gate.max_body) and not gate.dry_run:
-            shed = gate.count_refusal(ask, Reason.TOO_LARGE)
+            shed = gate.count_refusal(self._question(environ, body), Reason.TOO_LARGE)
             return _refused(self.answer(shed, environ), body, environ, start_response)
+        method, path, mount = (
+            environ.get("REQUEST_METHOD", ""),
+            environ.get("PATH_INFO", ""),
+            environ.get("SCRIPT_NAME", ""),
+        )
+        if gate.turns.refuse(method, _text(path), _text(mount), body.rest):
+            unasked = gate.refusals.for_memory(environ.get("HTTP_ACCEPT"))
+            return _refused(unasked, body, environ, start_response)
+        ask = self._question(environ, body)
         answer = self._threads.enter(ask)
         admitted = answer if isinstance(answer, Admitted) else gate.refuse(ask, answer)
         if isinstance(admitted, Shed):

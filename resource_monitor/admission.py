@@ -647,6 +647,7 @@ class Admission:
         if self.pressure is Pressure.SHEDDING and now - self._last_refusal < _DWELL:
             return False
         ended = self.pressure is Pressure.SHEDDING
+        self.openings += ended  # the next one refused begins another
         self.pressure = Pressure.ELEVATED if now - self._scarce_since < _DWELL else Pressure.OK
         return ended
 

@@ -36,8 +36,11 @@ class Ledger:
         self._owner = os.getpid()
         self.tab = Tab()
         """The promises to requests that start under a grant."""
-        self.returns = 0
+
+    @property
+    def returns(self) -> int:
         """Changes with whatever may leave more than before of the same headroom, but for what ``tab`` did not tell."""
+        return self.tab.returns
 
     @property
     def promised(self) -> int:
@@ -86,7 +89,7 @@ class Ledger:
             self._promises.make(untold)
         elif untold:
             self._promises.end(-untold)
-            self.returns += 1
+            self.tab.returns += 1
 
     def _make(self, size: int) -> None:
         self._promises.make(size)
@@ -118,7 +121,7 @@ class Promise:
                 ledger._settle()
                 if size < self.size:
                     ledger._promises.end(self.size - size)
-                    ledger.returns += 1
+                    ledger.tab.returns += 1
                 else:
                     ledger._make(size - self.size)
                 self.size = size
@@ -130,7 +133,7 @@ class Promise:
             if self._owner == ledger._owner:
                 size = min(size, self.size)
                 ledger._promises.take(size)
-                ledger.returns += 1
+                ledger.tab.returns += 1
                 self.size -= size
                 self._taken += size
 
@@ -141,7 +144,7 @@ class Promise:
         with ledger._lock:
             if self._owner == ledger._owner:
                 ledger._promises.give_back(taken)
-                ledger.returns += 1
+                ledger.tab.returns += 1
                 self._taken = 0
 
 

@@ -34,6 +34,8 @@ class Tab:
 
     untold: int
     """What the ledger was not told yet; negative when more ended than was made."""
+    returns: int
+    """Changes with what the ledger was told that may leave more than before of the same headroom."""
     def promise(self, size: int, /) -> None:
         """Somebody else promised ``size``, so that less is left for grants."""
     def take(self) -> int:
@@ -101,8 +103,18 @@ class Turns:
         and no more than ``unanswered`` of them have no answer yet."""
     def revoke(self, lane: Lane, /) -> None:
         """Let none of them start any more."""
+    def stand(self, lane: Lane, need: int, until: float, latest: float, returns: int, /) -> None:
+        """Let the refusal of a request of ``lane`` that needed so much and is refused now stand for those that need no
+        less until then, or until ``latest`` while they come in close succession; unless admission's openings or the
+        tab's ``returns`` change, or there is anything to settle."""
+    def refuse(self, method: str, path: str, mount: str, body: int, /) -> bool:
+        """Whether a request with so large a body is refused by what stands, which counts it as refused."""
+    def refuse_http(self, scope: Any, /) -> bool:
+        """As :meth:`refuse`, for a request of HTTP without a body; false for any other."""
+    def take_refused(self) -> tuple[int, float] | None:
+        """How many were refused so since this was last asked, and when the last was; ``None`` for nobody."""
     def forget(self) -> None:
-        """Nothing is in flight or granted any more: in a child process."""
+        """Nothing is in flight, granted or refused any more: in a child process."""
 
 @final
 class Turn:

@@ -691,18 +691,33 @@ static Turn *turn_new(PyObject *app)
     return self;
 }
 
+/* Whether a scope is that of a plain request without a body; borrowed, NULL: no mount point. */
+static bool plain(PyObject *scope, PyObject **method, PyObject **path, PyObject **mount)
+{
+    if (!PyDict_CheckExact(scope))
+        return false;
+    PyObject *kind = PyDict_GetItemWithError(scope, s_type);
+    *method = PyDict_GetItemWithError(scope, s_method);
+    *path = PyDict_GetItemWithError(scope, s_path);
+    *mount = PyDict_GetItemWithError(scope, s_root_path);
+    return kind && *method && *path && (kind == s_http || !PyUnicode_Compare(kind, s_http)) &&
+        PyUnicode_CheckExact(*method) && PyUnicode_CheckExact(*path) && (!*mount || PyUnicode_CheckExact(*mount)) &&
+        !RM_IS(*method, "OPTIONS") && without_body(scope, *method);
+}
+
+bool rm_asgi_refuse(Turns *turns, PyObject *scope)
+{
+    PyObject *method, *path, *mount;
+    return plain(scope, &method, &path, &mount) && rm_turns_refuse(turns, method, path, mount, 0);
+}
+
 /* A request's Turn, or NULL without an error where Python has to decide. */
 static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive, PyObject *send)
 {
     Turns *turns = self->turns;
+    PyObject *method, *path, *mount;
     if (!self->thread || turns->closed || turns->waiting || self->thread != PyThread_get_thread_ident() ||
-        !PyDict_CheckExact(scope))
-        return NULL;
-    PyObject *kind = PyDict_GetItemWithError(scope, s_type), *method = PyDict_GetItemWithError(scope, s_method),
-             *path = PyDict_GetItemWithError(scope, s_path), *mount = PyDict_GetItemWithError(scope, s_root_path);
-    if (!kind || !method || !path || (kind != s_http && PyUnicode_Compare(kind, s_http)) ||
-        !PyUnicode_CheckExact(method) || !PyUnicode_CheckExact(path) || (mount && !PyUnicode_CheckExact(mount)) ||
-        RM_IS(method, "OPTIONS") || !without_body(scope, method))
+        !plain(scope, &method, &path, &mount))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
     int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns, lane->until) : -1, need = 0;

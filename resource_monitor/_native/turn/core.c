@@ -15,7 +15,7 @@
 enum { CLASSES = 256, TABLE = 1024, NAME_ROOM = 512 };
 
 PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
-static PyObject *s_era, *s_in_flight, *s_most;
+static PyObject *s_era, *s_in_flight, *s_most, *s_openings;
 static int64_t tick = INT64_MAX / 4; /* ns */
 
 /* ---- Lane ---- */
@@ -85,8 +85,10 @@ static PyObject *tab_new(PyTypeObject *type, PyObject *args, PyObject *options)
     if (!PyArg_ParseTuple(args, ":Tab"))
         return NULL;
     Tab *self = PyObject_New(Tab, rm_tab_type);
-    if (self)
+    if (self) {
         self->gross = self->untold = 0;
+        self->returns = 0;
+    }
     return (PyObject *)self;
 }
 
@@ -97,6 +99,7 @@ static PyMethodDef tab_methods[] = {
 };
 static PyMemberDef tab_members[] = {
     {"untold", T_LONGLONG, offsetof(Tab, untold), READONLY, NULL},
+    {"returns", T_ULONGLONG, offsetof(Tab, returns), 0, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 static PyType_Slot tab_slots[] = {
@@ -437,7 +440,7 @@ static PyObject *turns_enter(Turns *self, PyObject *unused)
 {
     (void)unused;
     self->closed = true;
-    if (self->used && self->settle) {
+    if ((self->used || self->refused) && self->settle) {
         PyObject *done = PyObject_CallNoArgs(self->settle);
         if (!done)
             return NULL;
@@ -459,15 +462,16 @@ static bool number_of(PyObject *object, PyObject *name, int64_t *number)
 static PyObject *turns_exit(Turns *self, PyObject *const *args, Py_ssize_t count)
 {
     (void)args, (void)count;
-    int64_t era, in_flight, most;
+    int64_t era, in_flight, most, openings;
     if (!number_of(self->admission, s_era, &era) || !number_of(self->admission, s_in_flight, &in_flight) ||
-        !number_of(self->admission, s_most, &most)) {
+        !number_of(self->admission, s_most, &most) || !number_of(self->admission, s_openings, &openings)) {
         if (!PyErr_ExceptionMatches(PyExc_MemoryError))
             return NULL;
         PyErr_Clear();
         Py_RETURN_NONE;
     }
     self->era = self->losses ? 0 : (uint64_t)era;
+    self->openings = (uint64_t)openings;
     self->in_flight = in_flight;
     self->room = most - in_flight - self->net;
     self->closed = false;
@@ -534,10 +538,10 @@ static PyObject *turns_forget(Turns *self, PyObject *unused)
         lane->started = lane->answered = lane->ended = lane->lost = lane->most = 0;
     }
     for (Py_ssize_t at = 0; at < self->classes; at++)
-        self->order[at]->until = 0;
-    self->others->until = 0;
+        self->order[at]->until = self->order[at]->refused_until = 0;
+    self->others->until = self->others->refused_until = 0;
     self->used = NULL;
-    self->net = self->losses = self->in_flight = self->told = self->waiting = 0;
+    self->net = self->losses = self->refused = self->in_flight = self->told = self->waiting = 0;
     self->epoch++;
     self->closed = false;
     if (self->tab)
@@ -678,6 +682,10 @@ static PyMethodDef turns_methods[] = {
     {"__exit__", (PyCFunction)(void (*)(void))turns_exit, METH_FASTCALL, NULL},
     {"take", (PyCFunction)turns_take, METH_NOARGS, NULL},
     {"grant", (PyCFunction)turns_grant, METH_VARARGS, NULL},
+    {"stand", (PyCFunction)rm_turns_stand, METH_VARARGS, NULL},
+    {"refuse", (PyCFunction)rm_turns_refuse_one, METH_VARARGS, NULL},
+    {"refuse_http", (PyCFunction)rm_turns_refuse_http, METH_O, NULL},
+    {"take_refused", (PyCFunction)rm_turns_take_refused, METH_NOARGS, NULL},
     {"set_clock", (PyCFunction)turns_set_clock, METH_O, NULL},
     {"set_tab", (PyCFunction)turns_set_tab, METH_O, NULL},
     {"revoke", (PyCFunction)turns_revoke, METH_O, NULL},
@@ -711,7 +719,8 @@ bool rm_core_init(PyObject *module)
     if (!clock_getres(CLOCK_MONOTONIC_COARSE, &resolution))
         tick = (int64_t)resolution.tv_sec * 1000000000 + resolution.tv_nsec;
     if (!(s_era = PyUnicode_InternFromString("era")) || !(s_in_flight = PyUnicode_InternFromString("in_flight")) ||
-        !(s_most = PyUnicode_InternFromString("max_in_flight")))
+        !(s_most = PyUnicode_InternFromString("max_in_flight")) ||
+        !(s_openings = PyUnicode_InternFromString("openings")))
         return false;
     return (rm_lane_type = rm_add_type(module, &lane_spec)) && (rm_tab_type = rm_add_type(module, &tab_spec)) &&
         (rm_turns_type = rm_add_type(module, &turns_spec));

@@ -46,6 +46,10 @@ typedef struct lane {
     int64_t started, answered, ended, lost;
     int64_t most;                       /* the largest of started - ended - lost meanwhile */
     int64_t first_start, first_end, last_end;   /* ns; the first good end, and the last of any kind */
+    int64_t refused_until;              /* ns: how long a refusal stands, */
+    int64_t refused_latest;             /* and for those in close succession, */
+    int64_t refused_need;               /* that need as many bytes, */
+    uint64_t refused_openings, refused_returns; /* if nothing ended before */
     struct lane *next_used;
     bool used;
     bool exempt;                        /* some paths of this class may be */
@@ -56,6 +60,7 @@ typedef struct {
     PyObject_HEAD
     int64_t gross;                      /* all promises, whoever made them; what ends early is taken back */
     int64_t untold;                     /* of those made here: what the ledger does not know yet */
+    uint64_t returns;                   /* changes with what the ledger knows of, and that may leave more than before */
 } Tab;
 
 /* The classes of one gate, and its standing permissions. */
@@ -86,6 +91,8 @@ typedef struct {
     int64_t spend_until;                /* of tab->gross */
     uint64_t spend;                     /* which grant set that */
     uint64_t era;
+    uint64_t openings;                  /* as of Admission's, beyond which no refusal stands */
+    int64_t refused, refused_at;        /* how many were since that was last told; and when the last one was, ns */
     unsigned int epoch;                 /* forks */
     bool closed;                        /* somebody holds the gate's lock */
 } Turns;
@@ -125,8 +132,17 @@ int rm_stay_leave(Stay *stay, bool quietly);
 int64_t rm_turns_now(Turns *turns, int64_t until);
 PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
+/* standing.c: methods of Turns */
+PyObject *rm_turns_stand(Turns *self, PyObject *args);
+PyObject *rm_turns_refuse_one(Turns *self, PyObject *args);
+PyObject *rm_turns_refuse_http(Turns *self, PyObject *scope);
+PyObject *rm_turns_take_refused(Turns *self, PyObject *unused);
+/* Whether a request is refused by what stands, which counts it; false, maybe with an error: Python decides. */
+bool rm_turns_refuse(Turns *turns, PyObject *method, PyObject *path, PyObject *mount, int64_t need);
+
 /* asgi.c */
 bool rm_asgi_init(PyObject *module);
+bool rm_asgi_refuse(Turns *turns, PyObject *scope);     /* as rm_turns_refuse, for requests without a body alone */
 
 /* wsgi.c */
 bool rm_wsgi_init(PyObject *module);
