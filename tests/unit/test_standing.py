@@ -276,6 +276,17 @@ def test_the_succession_begins_with_the_one_that_was_asked_for(service: Service,
     assert asked.unasked()
 
 
+def test_a_pause_does_not_end_a_succession(service: Service, asked: Asked) -> None:
+    """In which the process may have had to wait for its turn."""
+    service.monitor._fresh_until = service.clock.now + 0.0002
+    assert asked.refuses() == 0
+    assert all(asked.unasked() for _ in range(5))
+    service.clock.pass_(0.0025)
+    assert asked.unasked()
+    service.clock.pass_(0.0015)
+    assert not asked.unasked()
+
+
 def test_it_stands_no_longer_than_relief_is_not_due(service: Service, asked: Asked) -> None:
     service.monitor._relief_due = service.clock.now + 0.001
     service.clock.pass_(0.0004)

@@ -3,7 +3,8 @@
 
 #include "turn.h"
 
-/* Requests that come within so many nanoseconds of each other come in close succession: more than 2,000 a second. */
+/* Requests that come within so many nanoseconds of each other on average come in close succession: 2,000 a second. That
+ * is no matter of the last two, for a process that others take turns with does nothing for milliseconds. */
 enum { CLOSE = 500000 };
 
 /* What Python may have to look at first: requests that wait go before others, and what ended under grants, or is
@@ -29,7 +30,8 @@ PyObject *rm_turns_stand(Turns *self, PyObject *args)
     int64_t now = rm_turns_now(self, 0);
     if (now < 0)
         return NULL;
-    self->refused_at = now;
+    lane->refused_since = now;
+    lane->refused = 1;
     lane->refused_need = need;
     lane->refused_until = (int64_t)(until * 1e9);
     lane->refused_latest = (int64_t)(latest * 1e9);
@@ -44,10 +46,11 @@ bool rm_turns_refuse(Turns *self, PyObject *method, PyObject *path, PyObject *mo
     if (!lane || !holds(self, lane, need))
         return false;
     int64_t now = rm_turns_now(self, 0);
-    bool late = now >= lane->refused_until && (now >= lane->refused_latest || now - self->refused_at >= CLOSE);
+    bool late = now >= lane->refused_until && (now >= lane->refused_latest || now - lane->refused_since >= lane->refused * CLOSE);
     if (now < 0 || late || rm_turns_is_exempt(self, lane, path, mount) ||
         !holds(self, lane, need)) /* the clock and what is exempt may be the user's functions */
         return false;
+    lane->refused++;
     self->refused++;
     self->refused_at = now;
     return true;

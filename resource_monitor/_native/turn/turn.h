@@ -47,7 +47,8 @@ typedef struct lane {
     int64_t most;                       /* the largest of started - ended - lost meanwhile */
     int64_t first_start, first_end, last_end;   /* ns; the first good end, and the last of any kind */
     int64_t refused_until;              /* ns: how long a refusal stands, */
-    int64_t refused_latest;             /* and for those in close succession, */
+    int64_t refused_latest;             /* and for those in close succession: */
+    int64_t refused_since, refused;     /* so many since then, ns; */
     int64_t refused_need;               /* that need as many bytes, */
     uint64_t refused_openings, refused_returns; /* if nothing ended before */
     struct lane *next_used;
@@ -92,7 +93,7 @@ typedef struct {
     uint64_t spend;                     /* which grant set that */
     uint64_t era;
     uint64_t openings;                  /* as of Admission's, beyond which no refusal stands */
-    int64_t refused, refused_at;        /* how many were since that was last told; and when the last one was, ns */
+    int64_t refused, refused_at;        /* how many were since that was last told, and when the last was, ns */
     unsigned int epoch;                 /* forks */
     bool closed;                        /* somebody holds the gate's lock */
 } Turns;
