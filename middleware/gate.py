@@ -439,7 +439,7 @@ class Gate:
                     self.turns.revoke(lane)
                 else:
                     spare = min(grant.spare, _COUNTED_MOST)
-                    self.turns.grant(lane, admission.era, until, spare, grant.unanswered, grant.starts)
+                    self.turns.grant(lane, admission.era, until, spare, grant.unanswered, grant.starts, grant.unbound)
         if ended:
             _log_end(headroom)
         return admitted

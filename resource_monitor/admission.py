@@ -20,9 +20,10 @@ Everything that changes the state of admission lives in this file. A request sta
 
 Between two readings the answer to a class that nothing binds is always the same, so it can be *granted*: until the
 reading is too old, its pace has no more starts, or there is no more room for what it takes unseen, its requests start
-without being asked for, and what started and ended so is told in bulk. Whatever may change the answer before that
-changes the ``era``, and with it revokes every grant. Likewise a refusal for want of memory *stands* until memory is
-read or asked for anew, or a request or a promise ends: those like it are refused without being asked for.
+without being asked for, and what started and ended so is told in bulk. What is granted to a class that is neither paced
+nor takes memory unseen holds for all such classes that were asked about before. Whatever may change the answer before
+that changes the ``era``, and with it revokes every grant. Likewise a refusal for want of memory *stands* until memory
+is read or asked for anew, or a request or a promise ends: those like it are refused without being asked for.
 
 Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
 that grew by more than the guard let pass grew unseen, and is put down to the classes in flight. A class with unseen
@@ -147,11 +148,15 @@ class Learned:
 
 class Grant(NamedTuple):
     """What may be done without being asked for: so many ``starts``, as long as no more than ``spare`` bytes are
-    promised and no more than ``unanswered`` more requests are without an answer."""
+    promised and no more than ``unanswered`` more requests are without an answer.
+
+    Where ``unbound`` is not 0, the same is granted to every class that had a grant with this number; of those each goes
+    on with its own ``unanswered``."""
 
     spare: int
     unanswered: int
     starts: int
+    unbound: int = 0
 
 
 class Route:
@@ -261,6 +266,8 @@ class Admission:
         self._granted = 0.0
         # what those that started a moment ago will hold, bytes, until a reading may show it
         self._starting, self._started_at = 0.0, -math.inf
+        # how often a class came to be bound, from 1 on: of which nothing did is to be found out anew then
+        self._unbound = 1
         # refusals for want of memory are void when this has changed
         self.openings = 0
         # the headroom while nothing was in flight, against which is measured what is held
@@ -362,8 +369,10 @@ class Admission:
         if enough or elapsed >= _PATIENCE:
             self._lower(route)
             _forget(route)
+            free = _is_free(route)
             _count(route, now, elapsed, hardly_used=self._idle is not None and self._uses_less_than(_HARDLY))
-            if route.rate is not None or route.window is not None:
+            if not _is_free(route):
+                self._unbound += free
                 self._revoke()
 
     def starts(self, route: Route) -> None:
@@ -404,7 +413,9 @@ class Admission:
             taken = starts * route.unseen
             self._granted += taken
             spare -= math.ceil(taken)
-        return Grant(spare, unanswered, starts)
+        # what holds much is asked about itself with each reading, for the patient wait where it does not fit
+        takes_little = not route.unseen and route._holds < _LEAST
+        return Grant(spare, unanswered, starts, self._unbound if takes_little and _is_free(route) else 0)
 
     def settle(
         self,
@@ -559,6 +570,7 @@ class Admission:
             route._cold_since = now
             # once may be chance: another process, or what is loaded when first used
             taken = min(route._taken / route.in_flight, route._growths * self.floor)
+            self._unbound += not route.unseen
             route.unseen = max(route.unseen, _unless_little(taken))
             if near_miss and not route._missed:
                 route.unseen *= _NEAR_MISS
@@ -684,6 +696,11 @@ def _warm_enough(route: Route, left: int, now: float, *, room_for_twice: bool) -
     elif room_for_twice and route._unanswered >= route._cold // 2 and now - route._cold_since >= _COLD_STEP:
         route._cold, route._answered, route._cold_since = 2 * route._cold, 0, now
     return route._unanswered < route._cold
+
+
+def _is_free(route: Route) -> bool:
+    """Whether no pace binds it."""
+    return route.rate is None and route.window is None
 
 
 def _forget(route: Route) -> None:

@@ -31,6 +31,9 @@ that the few in flight take unseen."""
 
 IN_FLIGHT = (10, 1_000, 100_000)
 PATHS = (1, 10, 100, 1_000, 10_000)
+_KNOWN = 20
+"""How often each path is asked for before anything is measured."""
+
 _BARE = "bare"
 
 
@@ -124,8 +127,11 @@ async def _work(rounds: int) -> Values:
     gc.enable()
     for kind in ("one class", "each its own"):
         for name, count in zip(path_rows(kind), PATHS, strict=True):
-            apps[name] = peers.ours()
-            subjects.append(_subject(name, apps[name], _paths(count, kind)))
+            apps[name] = app = peers.ours()
+            paths = _paths(count, kind)
+            # as often as it takes for all classes to be known, as those of a service are that has run for a while
+            await asgi_chunk(app, lambda paths=paths: peers.scope(next(paths)), max(_KNOWN * count // TURN, 1) * TURN)
+            subjects.append(_subject(name, app, paths))
     values = await in_rounds(subjects, rounds)
     for name, app in apps.items():
         if shed := app.statistics().shed:

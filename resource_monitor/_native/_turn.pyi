@@ -98,7 +98,9 @@ class Turns:
         """Go on by what admission says now."""
     def take(self) -> tuple[Route, int, int, int, int, int, float, float, float] | None:
         """What was used of one class's grants, as :meth:`Admission.settle` takes it; ``None`` when that was all."""
-    def grant(self, lane: Lane, era: int, until: float, spare: int, unanswered: int, starts: int, /) -> None:
+    def grant(
+        self, lane: Lane, era: int, until: float, spare: int, unanswered: int, starts: int, unbound: int = 0, /
+    ) -> None:
         """Let so many requests of ``lane`` start until then, as long as they and others promise no more than ``spare``
         and no more than ``unanswered`` of them have no answer yet."""
     def revoke(self, lane: Lane, /) -> None:

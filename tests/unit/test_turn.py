@@ -143,7 +143,7 @@ def test_what_others_take_unseen_and_does_not_show_yet_is_not_granted() -> None:
 def test_a_class_that_takes_memory_unseen_is_granted_as_many_starts_as_there_is_room_for() -> None:
     admission, route = Admission(FLOOR), known(unseen=1.5 * MIB)
     grant = admission.grant(route, 5 * FLOOR // 2 + 100 * MIB)
-    assert grant == (MIB, 8, 66)  # 12 MiB for each that is unanswered, as for new classes
+    assert grant == (MIB, 8, 66, 0)  # 12 MiB for each that is unanswered, as for new classes
     for _ in range(66):
         assert admission.decide(route, 5 * FLOOR // 2 + 100 * MIB, 1.0) is None
         admission.answers(route)
@@ -204,6 +204,53 @@ def test_a_pace_that_is_found_when_stock_is_taken_revokes_it() -> None:
     assert admission.era != era
 
 
+def test_what_is_granted_to_a_class_that_nothing_binds_has_a_number_until_another_comes_to_be_bound() -> None:
+    def number() -> int:
+        grant = admission.grant(known(), PLENTY)
+        assert grant is not None
+        return grant.unbound
+
+    admission, route, other = Admission(FLOOR), known(), known()
+    assert number() == number() != 0
+    before = number()
+    for _ in range(20):
+        admission.starts(route)
+    for _ in range(10):
+        admission.ends(route, 0.1, lost=True, took=0.1)
+    assert number() == before
+    admission.settle(route, 0, 10, 10, 0, 0, 0.0, 0.2, 1.0)
+    assert route.rate is not None
+    paced = number()
+    assert paced not in (0, before)
+    admission.settle(route, 0, 10, 10, 0, 0, 0.0, 1.2, 2.0)
+    assert number() == paced
+    admission.starts(other)
+    admission.read(PLENTY, 0, 3.0)
+    admission.read(PLENTY - 8 * MIB, 0, 4.0)
+    assert other.unseen
+    admission.ends(other, 4.0, lost=False, took=1.0)
+    assert number() not in (0, before, paced)
+
+
+@pytest.mark.parametrize("route", [known(rate=1000.0), known(unseen=1.0 * MIB)], ids=["paced", "unseen"])
+def test_what_is_granted_to_a_class_that_something_binds_has_none(route: Route) -> None:
+    admission = Admission(FLOOR)
+    for _ in range(2):
+        assert admission.decide(route, PLENTY, 10.0) is None
+    grant = admission.grant(route, PLENTY)
+    assert grant is not None
+    assert grant.unbound == 0
+
+
+def test_what_is_granted_to_a_class_that_holds_much_has_none() -> None:
+    admission, route = Admission(FLOOR), known()
+    for held, number in ((MIB / 16, 1), (MIB, 0)):
+        route._holds = held
+        grant = admission.grant(route, PLENTY)
+        assert grant is not None
+        assert grant.unbound == number
+
+
 def test_what_was_done_under_grants_counts_as_if_it_had_been_asked_for() -> None:
     def state(route: Route) -> list[object]:
         return [getattr(route, name) for name in Route.__slots__ if name not in ("_took", "_ended")]
@@ -245,6 +292,71 @@ def test_a_grant_ends_with_the_reading(gate: Gate, way: Door, service: Service) 
     assert let_in(way)
     service.clock.pass_(2e-6)
     assert unasked(way) is None
+
+
+def test_with_a_new_reading_one_class_is_asked_about_for_all_that_were_before(
+    gate: Gate, way: Door, service: Service
+) -> None:
+    for path in ("/a", "/b"):
+        asked(gate, path).leave()
+    service.use(40 * MIB)
+    assert unasked(way, "/b") is None
+    asked(gate, "/a")
+    assert let_in(way, "/b")
+    assert unasked(way, "/c") is None
+    service.clock.pass_(service.monitor.fresh_until - service.clock() + 1e-6)
+    assert unasked(way, "/b") is None
+    asked(gate, "/a")
+    assert let_in(way, "/b")
+
+
+def test_of_those_one_that_takes_memory_unseen_since_is_asked_about_itself(
+    gate: Gate, way: Door, service: Service
+) -> None:
+    asked(gate, "/a").leave()
+    held = asked(gate, "/b")
+    service.use(60 * MIB)
+    asked(gate, "/a")
+    assert gate._routes.find("GET", "/b").unseen
+    assert unasked(way, "/b") is None
+    held.leave()
+
+
+def test_where_one_of_those_is_granted_nothing_the_others_are_asked_about_too(
+    gate: Gate, way: Door, service: Service
+) -> None:
+    for path in ("/a", "/b"):
+        asked(gate, path).leave()
+    service.use(40 * MIB)
+    asked(gate, "/a")
+    assert let_in(way, "/b")
+    gate._admission.cap = 100.0
+    asked(gate, "/a")
+    assert unasked(way, "/b") is None
+
+
+def test_none_of_those_has_more_unanswered_than_it_may(service: Service) -> None:
+    gate = Gate(monitor=service.monitor, allocation_guard=False)
+    way = door(gate)
+    for path in ("/", "/other"):
+        for _ in range(8):
+            asked(gate, path).leave()
+        asked(gate, path)
+    turns = [let_in(way) for _ in range(gate._routes.find("GET", "/")._cold - 2)]
+    service.clock.pass_(10)
+    asked(gate, "/other")
+    turns.append(let_in(way))
+    assert unasked(way) is None
+    turns[0].answered()
+    assert let_in(way)
+
+
+def test_in_a_child_process_nothing_is_granted_to_all(gate: Gate, way: Door) -> None:
+    for path in ("/a", "/b"):
+        asked(gate, path).leave()
+    gate.turns.forget()
+    assert unasked(way, "/a") is None
+    assert unasked(way, "/b") is None
 
 
 def test_it_ends_by_the_real_clock_too(machine: Machine, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import gc
 import io
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 from wsgiref.validate import validator
@@ -309,6 +310,44 @@ def test_nothing_comes_of_a_response_that_is_closed(service: Service) -> None:
     assert list(response) == []
     with pytest.raises(RuntimeError):
         starts[0]("200 OK", [])
+
+
+class Held:
+    """Something that is seen to go."""
+
+
+def test_what_was_asked_for_goes_with_the_request_without_a_collection(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        assert environ[ADMITTED].ask.path == "/"
+        return answer(environ, start_response)
+
+    middleware, server = wrap(service, app), Server()
+    held = Held()
+    request, gone = environ(held=held), weakref.ref(held)
+    del held
+    gc.disable()
+    try:
+        response = server.serve(middleware, request)
+        assert request[ADMITTED] is response
+        with pytest.raises(RuntimeError):
+            response.ask  # noqa: B018
+        del request, response, server
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_many_at_once_are_each_their_own(service: Service) -> None:
+    middleware = wrap(service, answer)
+    for _ in range(3):
+        requests = [environ(number=number) for number in range(20)]
+        responses = [middleware(request, Server().start_response) for request in requests]
+        assert len(set(map(id, responses))) == 20
+        assert [list(response) for response in responses] == [[b"hello, ", b"world"]] * 20
+        assert middleware.statistics().in_flight == 20
+        while responses:
+            responses.pop().close()
+        assert middleware.statistics().in_flight == 0
 
 
 # --- requests that fail ---

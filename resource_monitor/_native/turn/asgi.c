@@ -227,7 +227,7 @@ static bool begin_sending(Sender *self)
         rm_stay_answered(&turn->stay);
     }
     self->marked = true;
-    self->inner = PyObject_CallFunctionObjArgs(self->send, message, NULL);
+    self->inner = RM_CALL(self->send, message);
     Py_DECREF(message);
     if (self->inner && Py_TYPE(self->inner) != coroutine_type) {
         unaryfunc iterate = (unaryfunc)PyType_GetSlot(Py_TYPE(self->inner), Py_am_await);
@@ -454,7 +454,7 @@ static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
             return PYGEN_ERROR;
         }
         self->app = NULL;
-        PyObject *running = PyObject_CallFunctionObjArgs(app, sender->scope, sender->receive, (PyObject *)sender, NULL);
+        PyObject *running = RM_CALL(app, sender->scope, sender->receive, (PyObject *)sender);
         Py_DECREF(app);
         self->inner = steps_of(self->door, running, &self->marked);
         if (!self->inner)
@@ -720,7 +720,7 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
         !plain(scope, &method, &path, &mount))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
-    int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns, lane->until) : -1, need = 0;
+    int64_t until = lane ? rm_turns_until(turns, lane) : 0, now = until ? rm_turns_now(turns, until) : -1, need = 0;
     if (now < 0 || !rm_turns_ready(turns, lane, now) || rm_turns_is_exempt(turns, lane, path, mount) ||
         !rm_turns_need(turns, scope, &need))
         return NULL;

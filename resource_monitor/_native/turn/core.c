@@ -292,10 +292,17 @@ int64_t rm_turns_now(Turns *turns, int64_t until)
     return coarse + tick < until ? coarse : time_of(CLOCK_MONOTONIC);
 }
 
+int64_t rm_turns_until(const Turns *turns, const Lane *lane)
+{
+    int64_t own = lane->era == turns->era ? lane->until : 0;
+    int64_t common = lane->unbound == turns->unbound && turns->common_era == turns->era ? turns->common_until : 0;
+    return own > common ? own : common;
+}
+
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
 {
-    return lane->era == turns->era && now < lane->until && lane->starts > 0 && lane->unanswered > 0 &&
-        turns->room > 0 && !turns->closed && !turns->waiting;
+    return now < rm_turns_until(turns, lane) && lane->starts > 0 && lane->unanswered > 0 && turns->room > 0 &&
+        !turns->closed && !turns->waiting;
 }
 
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount)
@@ -322,14 +329,14 @@ bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need)
 {
     *need = turns->cost;
     if (turns->priority_of) {
-        PyObject *priority = PyObject_CallFunctionObjArgs(turns->priority_of, carrier, NULL);
+        PyObject *priority = RM_CALL(turns->priority_of, carrier);
         bool known = priority && (PyObject *)Py_TYPE(priority) == turns->priorities;
         Py_XDECREF(priority);
         if (!known)
             return false;
     }
     if (turns->cost_of) {
-        PyObject *cost = PyObject_CallFunctionObjArgs(turns->cost_of, carrier, NULL);
+        PyObject *cost = RM_CALL(turns->cost_of, carrier);
         bool known = cost && PyLong_CheckExact(cost);
         int overflow = 0;
         *need = known ? PyLong_AsLongLongAndOverflow(cost, &overflow) : -1;
@@ -505,25 +512,37 @@ static PyObject *turns_grant(Turns *self, PyObject *args)
     unsigned long long era;
     double until;
     long long spare, unanswered, starts;
-    if (!PyArg_ParseTuple(args, "O!KdLLL:grant", rm_lane_type, &lane, &era, &until, &spare, &unanswered, &starts))
+    unsigned long long unbound = 0;
+    if (!PyArg_ParseTuple(
+            args, "O!KdLLL|K:grant", rm_lane_type, &lane, &era, &until, &spare, &unanswered, &starts, &unbound))
         return NULL;
     lane->starts = starts;
     lane->until = (int64_t)(until * 1e9);
     lane->unanswered = unanswered;
     lane->era = era;
+    lane->unbound = unbound;
+    if (unbound) {
+        self->unbound = unbound;
+        self->common_era = era;
+        self->common_until = lane->until;
+    }
     self->spend++;
     self->spend_until = self->tab ? self->tab->gross + spare : spare;
     Py_RETURN_NONE;
 }
 
-static PyObject *turns_revoke(Turns *self, PyObject *lane)
+/* What is granted to all that nothing binds ends too where one of them is granted nothing. */
+static PyObject *turns_revoke(Turns *self, PyObject *revoked)
 {
-    (void)self;
-    if (Py_TYPE(lane) != rm_lane_type) {
+    if (Py_TYPE(revoked) != rm_lane_type) {
         PyErr_SetString(PyExc_TypeError, "revoke() takes a Lane.");
         return NULL;
     }
-    ((Lane *)lane)->until = 0;
+    Lane *lane = (Lane *)revoked;
+    if (lane->unbound == self->unbound)
+        self->common_until = 0;
+    lane->until = 0;
+    lane->unbound = 0;
     Py_RETURN_NONE;
 }
 
@@ -539,7 +558,7 @@ static PyObject *turns_forget(Turns *self, PyObject *unused)
     }
     for (Py_ssize_t at = 0; at < self->classes; at++)
         self->order[at]->until = self->order[at]->refused_until = 0;
-    self->others->until = self->others->refused_until = 0;
+    self->others->until = self->others->refused_until = self->common_until = 0;
     self->used = NULL;
     self->net = self->losses = self->refused = self->in_flight = self->told = self->waiting = 0;
     self->epoch++;
@@ -641,6 +660,7 @@ static PyObject *turns_new(PyTypeObject *type, PyObject *args, PyObject *options
         Py_DECREF(self);
         return PyErr_NoMemory();
     }
+    self->unbound = 1;
     self->make = Py_NewRef(make);
     self->admission = Py_NewRef(admission);
     self->settle = none_is_null(settle);

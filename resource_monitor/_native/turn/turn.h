@@ -29,6 +29,16 @@ typedef PyObject *(*vectorcall)(PyObject *, PyObject *const *, size_t, PyObject 
 #define HAVE_VECTORCALL (1UL << 11)
 #define VECTORCALL_OFFSET ((size_t)1 << (8 * sizeof(size_t) - 1))
 
+/* So is this, which every CPython since 3.9 exports. */
+PyAPI_FUNC(PyObject *) PyObject_Vectorcall(PyObject *, PyObject *const *, size_t, PyObject *);
+
+/* As PyObject_CallFunctionObjArgs, which goes through its arguments twice; the place before them is a bound method's. */
+#define RM_CALL(callable, ...)                                                                                         \
+    ({                                                                                                                 \
+        PyObject *rm_args[] = {NULL, __VA_ARGS__};                                                                     \
+        PyObject_Vectorcall(callable, rm_args + 1, (sizeof rm_args / sizeof *rm_args - 1) | VECTORCALL_OFFSET, NULL);  \
+    })
+
 enum place { IN_APP = 1, IN_SERVER = 2 };       /* as enum rm_guard_place */
 
 /* One class of requests: its grant, and what was used of it since the last settling. */
@@ -41,6 +51,7 @@ typedef struct lane {
     uint64_t hash;
     int64_t until;                      /* ns: when the grant ends, */
     uint64_t era;                       /* if Admission did not revoke it before */
+    uint64_t unbound;                   /* as of which of Turns' `unbound` nothing binds it; 0: something does */
     int64_t starts;                     /* how many more may start, */
     int64_t unanswered;                 /* and be without an answer */
     int64_t started, answered, ended, lost;
@@ -94,6 +105,10 @@ typedef struct {
     uint64_t era;
     uint64_t openings;                  /* as of Admission's, beyond which no refusal stands */
     int64_t refused, refused_at;        /* how many were since that was last told, and when the last was, ns */
+    /* a grant to every class that nothing binds, as the one was that it was given for */
+    uint64_t unbound;
+    uint64_t common_era;
+    int64_t common_until;
     unsigned int epoch;                 /* forks */
     bool closed;                        /* somebody holds the gate's lock */
 } Turns;
@@ -122,6 +137,7 @@ PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec);
 extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 bool rm_core_init(PyObject *module);
 Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrowed; NULL without an error: none yet */
+int64_t rm_turns_until(const Turns *turns, const Lane *lane);   /* when its grant ends; 0: it has none */
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount);     /* -1: an error */
 bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need);    /* false, maybe with an error: Python decides */

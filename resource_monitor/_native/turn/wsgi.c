@@ -41,6 +41,20 @@ typedef struct {
 
 /* ---- Response ---- */
 
+/* Some that are over, for the next requests: a new one would be memory that is in no cache. */
+enum { SPARES = 8 };
+static Response *spares[SPARES];
+static size_t spare;
+
+static Response *response_new(void)
+{
+    Response *self = spare ? (Response *)PyObject_Init((PyObject *)spares[--spare], response_type)
+                           : PyObject_GC_New(Response, response_type);
+    if (self)
+        memset((char *)self + offsetof(Response, call), 0, sizeof *self - offsetof(Response, call));
+    return self;
+}
+
 static int response_left(Response *self)
 {
     Turns *turns = self->stay.turns;
@@ -166,6 +180,14 @@ static PyObject *response_next(Response *self)
     return piece;
 }
 
+/* The environ refers to its response, so that a closed one must not go on referring to it. */
+static void let_go_of_request(Response *self)
+{
+    Py_CLEAR(self->environ);
+    Py_CLEAR(self->start_response);
+    Py_CLEAR(self->write);
+}
+
 static PyObject *response_close(Response *self, PyObject *unused)
 {
     (void)unused;
@@ -180,11 +202,13 @@ static PyObject *response_close(Response *self, PyObject *unused)
         done = PyObject_CallMethodObjArgs(python, s_close, NULL);
         Py_DECREF(python);
         Py_XDECREF(close);
+        let_go_of_request(self);
         return done;
     }
     done = close ? PyObject_CallNoArgs(close) : Py_NewRef(Py_None);
     if (done) {
         Py_XDECREF(close);
+        let_go_of_request(self);
         if (response_left(self))
             Py_CLEAR(done);
         return done;
@@ -192,6 +216,7 @@ static PyObject *response_close(Response *self, PyObject *unused)
     PyObject *kind, *value, *trace;
     PyErr_Fetch(&kind, &value, &trace);
     Py_XDECREF(close);
+    let_go_of_request(self);
     if (response_left(self))
         PyErr_WriteUnraisable((PyObject *)self);
     PyErr_Restore(kind, value, trace);
@@ -220,7 +245,7 @@ static PyObject *response_called(Response *self, PyObject *const *args, size_t f
     bool named = names && PyTuple_Size(names);
     if (count == 1 && !named && self->write) {
         give(self);
-        return PyObject_CallFunctionObjArgs(self->write, args[0], NULL);
+        return RM_CALL(self->write, args[0]);
     }
     bool plain = !named && (count == 2 || count == 3) && PyUnicode_CheckExact(args[0]);
     if (plain && !self->given && PyUnicode_GetLength(args[0]) > 2 && PyUnicode_ReadChar(args[0], 0) == '5' &&
@@ -247,8 +272,8 @@ static PyObject *response_called(Response *self, PyObject *const *args, size_t f
     int with_error = count == 3 ? PyObject_IsTrue(args[2]) : 0;
     if (with_error < 0)
         return NULL;
-    PyObject *write =
-        PyObject_CallFunctionObjArgs(self->start_response, args[0], args[1], with_error ? args[2] : NULL, NULL);
+    PyObject *write = with_error ? RM_CALL(self->start_response, args[0], args[1], args[2])
+                                 : RM_CALL(self->start_response, args[0], args[1]);
     if (!write)
         return NULL;
     Py_XDECREF(self->write);
@@ -298,6 +323,10 @@ static PyObject *response_leave(Response *self, PyObject *unused)
 static PyObject *response_get_ask(Response *self, void *unused)
 {
     (void)unused;
+    if (!self->environ) {
+        PyErr_SetString(PyExc_RuntimeError, "The request is over; what was asked for it is not kept.");
+        return NULL;
+    }
     return PyObject_CallFunctionObjArgs(self->gated->question, self->environ, NULL);
 }
 
@@ -349,7 +378,10 @@ static void response_dealloc(Response *self)
     rm_stay_leave(&self->stay, true); /* if nobody closed it */
     response_clear(self);
     Py_XDECREF(self->gated);
-    PyObject_GC_Del(self);
+    if (spare < SPARES)
+        spares[spare++] = self;
+    else
+        PyObject_GC_Del(self);
     Py_DECREF(type);
 }
 
@@ -412,7 +444,7 @@ static PyObject *path_of(PyObject *environ, PyObject *key)
     if (!PyUnicode_CheckExact(path))
         return NULL;
     Py_ssize_t length, characters = PyUnicode_GetLength(path);
-    return PyUnicode_AsUTF8AndSize(path, &length) && length == characters ? path : NULL;
+    return !characters || (PyUnicode_AsUTF8AndSize(path, &length) && length == characters) ? path : NULL;
 }
 
 static bool without_body(PyObject *environ)
@@ -435,14 +467,13 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
         RM_IS(method, "OPTIONS") || !without_body(environ))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
-    int64_t now = lane && lane->era == turns->era ? rm_turns_now(turns, lane->until) : -1, need = 0;
+    int64_t until = lane ? rm_turns_until(turns, lane) : 0, now = until ? rm_turns_now(turns, until) : -1, need = 0;
     if (now < 0 || !rm_turns_ready(turns, lane, now) || rm_turns_is_exempt(turns, lane, path, mount) ||
         !rm_turns_need(turns, environ, &need))
         return NULL;
-    Response *response = PyObject_GC_New(Response, response_type);
+    Response *response = response_new();
     if (!response)
         return NULL;
-    memset((char *)response + offsetof(Response, call), 0, sizeof *response - offsetof(Response, call));
     response->call = (vectorcall)response_called;
     response->gated = (Gated *)Py_NewRef((PyObject *)self);
     response->environ = Py_NewRef(environ);
@@ -486,7 +517,7 @@ static PyObject *begin(Gated *self, Response *response)
 {
     int *here = rm_place();
     *here = IN_APP;
-    response->pieces = PyObject_CallFunctionObjArgs(self->app, response->environ, (PyObject *)response, NULL);
+    response->pieces = RM_CALL(self->app, response->environ, (PyObject *)response);
     *here = IN_SERVER;
     if (!response->pieces)
         return withheld(response) ? (PyObject *)response : NULL;
