@@ -297,16 +297,10 @@ class Admission:
         if self.cap is not None and route.in_flight and self.in_flight >= self.cap and not urgent:
             self._capped = True
             return Reason.LATENCY
-        wanted = self.wants(route, need, priority)
-        if patient and self.in_flight and not urgent:
-            wanted += int(route._holds + self._yet_to_show(now))
-        if left < wanted:
-            if route._refused_since is None:
-                route._refused_since = now
-            elif route.unseen and now - route._refused_since >= _PATIENCE:
-                # nothing starts or ends that would teach it
-                route.unseen, route._refused_since = _unless_little(route.unseen / 2), now
-            return Reason.MEMORY
+        beyond = int(route._holds + self._yet_to_show(now)) if patient and self.in_flight and not urgent else 0
+        while left < self.wants(route, need, priority) + beyond:
+            if not _doubts(route, now):
+                return Reason.MEMORY
         if not _warm_enough(route, left // (1 + self._others), now, room_for_twice=self._uses_less_than(_HALF)):
             return Reason.COLD_START
         if route.in_flight == 0:
@@ -706,6 +700,16 @@ def _is_free(route: Route) -> bool:
 def _forget(route: Route) -> None:
     route.unseen = _unless_little(_FADES * route.unseen)
     route._missed = False
+
+
+def _doubts(route: Route, now: float) -> bool:
+    """Whether what is known to be taken unseen was halved, for nothing starts or ends that would teach it."""
+    if route._refused_since is None:
+        route._refused_since = now
+    if not route.unseen or now - route._refused_since < _PATIENCE:
+        return False
+    route.unseen, route._refused_since = _unless_little(route.unseen / 2), now
+    return True
 
 
 def _unless_little(size: float) -> float:

@@ -1,4 +1,7 @@
-"""Each framework's example starts with the command in its first line, in 256 MiB, and sheds under the load test."""
+"""Each framework's example starts with the command in its first line, in 160 MiB, and sheds under the load test.
+
+A slow machine, on which forty threads take turns to fill their blocks, does not hold what 256 MiB hold.
+"""
 
 import ast
 import json
@@ -42,7 +45,7 @@ def test_every_framework_has_an_example() -> None:
 def test_an_example_starts_by_its_first_line_and_sheds_under_the_load_test(
     child_cgroup: MakeCgroup, tmp_path: Path, name: str
 ) -> None:
-    cgroup = child_cgroup(256 * MIB)
+    cgroup = child_cgroup(160 * MIB)
     port = free_port()
     log = (tmp_path / "log").open("w+")
     server = cgroup.spawn(command_of(name, port), cwd=REPOSITORY, env=environment(None), stdout=log, stderr=log)

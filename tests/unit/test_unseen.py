@@ -393,6 +393,13 @@ def test_a_class_that_is_refused_for_long_while_nothing_ends_is_thought_half_as_
     assert admission.decide(route, FLOOR + 16 * MB, 110.0) is None
 
 
+def test_the_request_with_which_its_class_is_thought_smaller_starts_if_it_fits_then() -> None:
+    route = known(64.0 * MB)
+    admission = busy((known(), 1))
+    assert admission.decide(route, FLOOR + 32 * MB, 100.0) is Reason.MEMORY
+    assert admission.decide(route, FLOOR + 32 * MB, 105.0) is None
+
+
 def test_a_class_is_not_thought_smaller_for_what_was_before_it_idled() -> None:
     route = known(8.0 * MB)
     admission = busy((route, 3))
