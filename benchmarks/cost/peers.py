@@ -18,6 +18,7 @@ from slowapi.util import get_remote_address
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from benchmarks.cost.no_op import NoOp, WSGIApp, WSGINoOp
 from benchmarks.overload.asgi import App, Receive, Scope, Send
 from benchmarks.overload.strategies import RESERVE, find
 from resource_monitor import Resource
@@ -29,7 +30,6 @@ from resource_monitor.middleware import (
 )
 
 Environ = dict[str, Any]
-WSGIApp = Callable[..., Iterable[bytes]]
 
 PATH = "/items"
 _BODY = b"hello"
@@ -97,26 +97,6 @@ def wsgi_app(environ: Environ, start_response: Any) -> list[bytes]:
     """Answers at once."""
     start_response("200 OK", [("content-length", "5")])
     return [_BODY]
-
-
-class NoOp:
-    """The least that a pure ASGI middleware does."""
-
-    def __init__(self, app: App) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.app(scope, receive, send)
-
-
-class WSGINoOp:
-    """The least that a WSGI middleware does."""
-
-    def __init__(self, app: WSGIApp) -> None:
-        self.app = app
-
-    def __call__(self, environ: Environ, start_response: Any) -> Iterable[bytes]:
-        return self.app(environ, start_response)
 
 
 class WSGICheck:

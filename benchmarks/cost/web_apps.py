@@ -1,4 +1,5 @@
-"""The apps that the servers are measured with: the same small app bare, wrapped, and wrapped so that it refuses.
+"""The apps that the servers are measured with: the same small app bare, wrapped, wrapped so that it refuses, and
+wrapped by what does nothing.
 
 Each is a factory, so that a server's process imports nothing but what it serves. They say hello for GET, and for POST
 once they have read what was sent.
@@ -36,6 +37,12 @@ def asgi_refusing() -> Any:
     from resource_monitor.middleware import MemoryBackpressureMiddleware
 
     return MemoryBackpressureMiddleware(asgi(), min_available=MIN_AVAILABLE)
+
+
+def asgi_no_op() -> Any:
+    from benchmarks.cost.no_op import NoOp
+
+    return NoOp(asgi())
 
 
 def wsgi() -> Any:
