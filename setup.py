@@ -14,7 +14,7 @@ setup(
     ext_modules=[
         Extension(
             "resource_monitor._native._turn",
-            sources=[f"{TURN}/{name}.c" for name in ("module", "core", "standing", "names", "asgi", "wsgi")],
+            sources=[f"{TURN}/{name}.c" for name in ("module", "core", "standing", "names", "asgi", "passage", "wsgi")],
             depends=[f"{TURN}/{name}.h" for name in ("turn", "names")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],
             py_limited_api=abi3,

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any, Unpack
 
-from resource_monitor._native._turn import Door, Turn
+from resource_monitor._native._turn import Door, Doorway, Turn, through_door
 from resource_monitor.admission import Reason
 from resource_monitor.middleware.admitted import ADMITTED, Admitted
 from resource_monitor.middleware.asgi_body import BodyReceive, Drain, Message, Receive, body_of
@@ -43,7 +43,7 @@ _FOR_ERRORS = (500, 400)
 _READ_AHEAD = 1 << 16
 
 
-class MemoryBackpressureMiddleware:
+class MemoryBackpressureMiddleware(Doorway):
     """Answers 503 before ``app`` runs while there is no memory for one more request, and in place of its answer when
     it ran out of memory before the response started.
 
@@ -57,32 +57,16 @@ class MemoryBackpressureMiddleware:
         settled, names = settle(options)
         self._gate = Gate(names, **settled)
         self._here: OnLoop | None = None
-        self._enter: Callable[..., Turn | None] = _no_way
         self._refuse_unasked = self._gate.turns.refuse_http
 
+    @through_door
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        turn = self._enter(self.app, scope, receive, send)
-        if turn is None:
-            if self._refuse_unasked(scope):
-                answer = self._gate.refusals.for_memory(_accept(scope))
-                await send(answer.asgi_start("http.response.start"))
-                await send(_body(answer, scope))
-            else:
-                await self._ask(scope, receive, send)
-            return
-        try:
-            response = await turn
-        except BaseException as error:
-            try:
-                shed = self._withheld(turn, error, scope, receive, send)
-            finally:
-                turn.leave()
-            if shed is None:
-                raise
+        if self._refuse_unasked(scope):
+            answer = self._gate.refusals.for_memory(_accept(scope))
+            await send(answer.asgi_start("http.response.start"))
+            await send(_body(answer, scope))
         else:
-            shed = None if response is None or response.started else response.withheld
-        if shed is not None:
-            await self._refuse(shed, None, scope, receive, send)
+            await self._ask(scope, receive, send)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As :meth:`__call__`, for a request that has to be asked for."""
@@ -148,24 +132,32 @@ class MemoryBackpressureMiddleware:
             return None
         if here is None or here.loop is not loop:
             here = self._here = OnLoop(self._gate, loop)
-            door = Door(self._gate.turns, self._respond, _awaited, here.room.left)
-            here.look_at(door)
-            self._enter = door.enter
+            self.door = Door(self._gate.turns, self._respond, _awaited, self._after, here.room.left)
+            here.look_at(self.door)
         return here
 
-    def _withheld(self, turn: Turn, error: BaseException, scope: Scope, receive: Receive, send: Send) -> Shed | None:
-        """Why a request that failed is refused after all; ``None`` where the error is the server's."""
+    def _after(
+        self, turn: Turn, error: BaseException | None, send: Send, scope: Scope, receive: Receive
+    ) -> Coroutine[Any, Any, None] | None:
+        """What refuses a request after all that started unasked, ended in ``error`` or had its answer withheld;
+        ``None`` where the error is the server's."""
         response: _Response | None = turn.response
-        if response is None:
-            if not (lost_to_memory(error) or caused_by(error, BodyTooLarge)):
-                return None
-            response = self._respond(turn, send, scope, receive)
-        shed = response.shed_for(error)
-        if shed is None:
-            return None
-        # the next admission must find the memory free
-        let_go(error)
-        return None if response.started else shed
+        if error is None:
+            shed = None if response is None else response.withheld
+        else:
+            if response is None:
+                if not (lost_to_memory(error) or caused_by(error, BodyTooLarge)):
+                    return None
+                response = self._respond(turn, send, scope, receive)
+            shed = response.shed_for(error)
+            if shed is not None:
+                # the next admission must find the memory free
+                let_go(error)
+        return (
+            None
+            if shed is None or response is None or response.started
+            else self._refuse(shed, None, scope, receive, send)
+        )
 
     def _respond(self, turn: Turn, send: Send, scope: Scope, receive: Receive) -> _Response:
         """What sends the answer of a request that may have to be refused after all."""
@@ -259,10 +251,6 @@ class _Response:
         if lost_to_memory(error):
             return self._gate.lost(self._admitted)
         return self._gate.too_large(self._admitted) if caused_by(error, BodyTooLarge) else None
-
-
-def _no_way(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Nobody starts unasked where no event loop was seen yet."""
 
 
 async def _awaited(app: Awaitable[None]) -> None:

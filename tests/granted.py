@@ -22,7 +22,7 @@ def scope(path: str = "/", method: str = "GET", *headers: tuple[bytes, bytes], *
 
 def door(gate: Gate) -> Door:
     """One on the running thread, without an event loop."""
-    made = Door(gate.turns, lambda *_: None, lambda awaitable: awaitable, lambda: None)
+    made = Door(gate.turns, lambda *_: None, lambda awaitable: awaitable, lambda *_: None, lambda: None)
     made.open()
     return made
 
@@ -41,5 +41,4 @@ def unasked(door: Door, *what: Any, **more: Any) -> Turn | None:
 
 def entered(middleware: MemoryBackpressureMiddleware) -> int:
     """How many came in unasked on the last event loop."""
-    door = getattr(middleware._enter, "__self__", None)
-    return door.entered if isinstance(door, Door) else 0
+    return 0 if middleware.door is None else middleware.door.entered

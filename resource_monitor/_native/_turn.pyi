@@ -4,9 +4,11 @@ Not thread-safe beyond what the GIL makes atomic: whoever changes grants holds t
 """
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from resource_monitor.admission import Admission, Route
+
+_Call = TypeVar("_Call", bound=Callable[..., Coroutine[Any, Any, None]])
 
 def use_guard(place: int, refusals: int, passed: int, /) -> None:
     """Where to find ``rm_guard_place``, ``rm_guard_thread_refusals`` and ``rm_guard_passed``."""
@@ -17,6 +19,10 @@ def thread_refusals() -> int:
 
 def passed() -> int:
     """Bytes of allocations that the guard let pass so far; the GIL is kept."""
+
+def through_door(call: _Call, /) -> _Call:
+    """The ``__call__`` of a :class:`Doorway`: requests that its door lets in are awaited as they are, and ``call`` is
+    called for those that have to be asked for. It is a coroutine function to whoever looks."""
 
 def route_class(method: str, path: str, /) -> str:
     """``"GET /users/{}/orders"``: what stands for one thing among many is left out; of an RPC nothing is."""
@@ -119,9 +125,9 @@ class Turns:
         """Nothing is in flight, granted or refused any more: in a child process."""
 
 @final
-class Turn:
-    """A request that was let in under a grant. Awaited, it runs the app and leaves at its end; what it gives then is
-    ``response``. A ``None`` there means that the app's answer went straight to the server."""
+class Turn(Coroutine[Any, Any, None]):
+    """A request that was let in under a grant. Awaited, it runs the app, leaves, and refuses the request if that has to
+    be after all. ``response`` is what Python sends its answer with, ``None`` where it goes straight to the server."""
 
     ask: Any
     shed: Any
@@ -138,18 +144,23 @@ class Turn:
     def lose(self) -> None: ...
     def answered(self) -> None: ...
     def leave(self) -> None: ...
-    def __await__(self) -> Generator[Any, Any, Any]: ...
+    def __await__(self) -> Generator[Any, Any]: ...
+    def send(self, value: Any, /) -> Any: ...
+    def throw(self, *error: Any) -> Any: ...
+    def close(self) -> None: ...
 
 @final
 class Door:
     """The way in on one event loop. ``respond`` gives what sends for a turn whose first message answers an error,
-    ``awaited`` a coroutine for what an app gave that is none; ``left`` is called when one leaves while others wait."""
+    ``awaited`` a coroutine for what an app gave that is none, ``after`` what to await once a turn has left whose app
+    ended in an error or after such an answer, or ``None``; ``left`` is called when one leaves while others wait."""
 
     def __init__(
         self,
         turns: Turns,
         respond: Callable[[Turn, Any, Any, Any], Any],
         awaited: Callable[[Any], Coroutine[Any, Any, Any]],
+        after: Callable[[Turn, BaseException | None, Any, Any, Any], Coroutine[Any, Any, None] | None],
         left: Callable[[], object],
     ) -> None: ...
     @property
@@ -163,6 +174,12 @@ class Door:
         """Nobody looks any more."""
     def enter(self, app: Any, scope: Any, receive: Any, send: Any, /) -> Turn | None:
         """Let a request in, if it has no body and its class a grant; ``None``: it is to be asked for."""
+
+class Doorway:
+    """What an ASGI middleware is for :func:`through_door`. There is no ``door`` before an event loop was seen."""
+
+    app: Any
+    door: Door | None
 
 class Gated:
     """A WSGI app behind a gate: requests without a body are let in if their class has a grant, all others asked for."""

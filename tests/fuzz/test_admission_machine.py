@@ -98,7 +98,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             request_cost=request_cost,
         )
         self.cost = request_cost
-        self.door = Door(self.gate.turns, lambda *_: None, lambda app: app, lambda: None)
+        self.door = Door(self.gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None)
         self.door.open()
 
     # --- requests ---

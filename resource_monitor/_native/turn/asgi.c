@@ -1,7 +1,8 @@
 /* ASGI requests that start under a grant: the awaitable that runs the app, and the app's `send`.
  *
  * Each step of the app is marked as the app's for the allocation guard, each step of the server's `send` as the server's.
- * What begins otherwise than with an answer, an error's or an odd awaitable, is handed to Python. */
+ * What begins otherwise than with an answer, an error's or an odd awaitable, is handed to Python, and so is what to do
+ * with a request that failed. */
 
 #include "turn.h"
 
@@ -20,6 +21,7 @@ typedef struct {
     Turns *turns;
     PyObject *respond;      /* makes what sends answers that Python has to look at */
     PyObject *awaited;      /* makes a coroutine of what an app gives that is none */
+    PyObject *after;        /* what to await after an app that failed, or after an answer that Python looked at */
     PyObject *left;         /* what is called when a request left while others wait */
     unsigned long thread;   /* the loop's, while it is seen how late it comes; 0 otherwise */
     long long in_flight;
@@ -33,9 +35,9 @@ typedef struct {
     PyObject_HEAD
     Stay stay;
     Door *door;             /* NULL: it left */
-    Sender *sender;         /* while it runs */
+    Sender *sender;         /* until then */
     PyObject *app;          /* before it runs, */
-    PyObject *inner;        /* and then what is stepped */
+    PyObject *inner;        /* and then what is stepped: the app, or once it left what comes after it */
     PyObject *ask, *shed;   /* for Python */
     bool marked;            /* its steps are the app's */
     bool started;           /* the answer began */
@@ -443,6 +445,85 @@ static PyObject *turn_get_response(Turn *self, void *unused)
     return Py_NewRef(self->sender && self->sender->response ? self->sender->response : Py_None);
 }
 
+/* The error that is set, with its traceback, which is not set any more: a new reference. */
+static PyObject *take_error(void)
+{
+    PyObject *kind, *value, *trace;
+    /* seen from Python 3.12 on where an allocation fails: without an error set, who awaits this would take it for the
+     * request's end, and never count it out */
+    if (!PyErr_Occurred())
+        PyErr_NoMemory();
+    PyErr_Fetch(&kind, &value, &trace);
+    PyErr_NormalizeException(&kind, &value, &trace);
+    if (trace)
+        PyException_SetTraceback(value, trace);
+    Py_XDECREF(kind);
+    Py_XDECREF(trace);
+    return value;
+}
+
+static void replace_error(PyObject **error)
+{
+    PyObject *before = *error;
+    *error = take_error();
+    Py_XDECREF(before);
+}
+
+/* Set it again; takes the reference. */
+static void set_error(PyObject *error)
+{
+    PyErr_Restore(Py_NewRef(Py_TYPE(error)), error, PyException_GetTraceback(error));
+}
+
+/* The app is done, and the request leaves. True where something is to be stepped after that, in `inner`. */
+static bool turn_is_over(Turn *self, PySendResult *done, PyObject **result)
+{
+    PyObject *error = *done == PYGEN_ERROR ? take_error() : NULL, *after = NULL;
+    Sender *sender = self->sender;
+    Py_CLEAR(self->inner);
+    Py_CLEAR(*result);
+    if (error || sender->response) {
+        after = PyObject_CallFunctionObjArgs(self->door->after, (PyObject *)self, error ? error : Py_None, sender->send,
+                                             sender->scope, sender->receive, NULL);
+        if (!after)
+            replace_error(&error);
+        else if (after == Py_None)
+            Py_CLEAR(after);
+        else
+            Py_CLEAR(error); /* what it holds must be free by then */
+    }
+    if (turn_end(self, false)) {
+        replace_error(&error);
+        Py_CLEAR(after);
+    }
+    self->inner = after;
+    self->marked = false;
+    if (after)
+        return true;
+    *done = error ? PYGEN_ERROR : PYGEN_RETURN;
+    if (error)
+        set_error(error);
+    else
+        *result = Py_NewRef(Py_None);
+    return false;
+}
+
+/* What a step of `inner` comes to: where that is done, what comes after it begins. */
+static PySendResult turn_goes_on(Turn *self, PySendResult done, PyObject **result)
+{
+    if (done == PYGEN_NEXT)
+        return done;
+    if (self->door) {
+        if (!turn_is_over(self, &done, result))
+            return done;
+        done = step(self->inner, Py_None, false, IN_SERVER, result);
+        if (done == PYGEN_NEXT)
+            return done;
+    }
+    restore_around(&self->inner);
+    return done;
+}
+
 static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
 {
     *result = NULL;
@@ -458,28 +539,10 @@ static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
         Py_DECREF(app);
         self->inner = steps_of(self->door, running, &self->marked);
         if (!self->inner)
-            return PYGEN_ERROR;
+            return turn_goes_on(self, PYGEN_ERROR, result);
         arg = Py_None;
     }
-    PySendResult done = step(self->inner, arg, self->marked, IN_APP, result);
-    if (done == PYGEN_NEXT)
-        return done;
-    if (done == PYGEN_ERROR) {
-        restore_around(&self->inner);
-        /* seen from Python 3.12 on where an allocation fails: without an error set, who awaits this would take it for the
-         * request's end, and never count it out */
-        if (!PyErr_Occurred())
-            PyErr_NoMemory();
-        return done;
-    }
-    Py_CLEAR(self->inner);
-    Py_DECREF(*result);
-    *result = turn_get_response(self, NULL);
-    if (turn_end(self, false)) {
-        Py_CLEAR(*result);
-        return PYGEN_ERROR;
-    }
-    return PYGEN_RETURN;
+    return turn_goes_on(self, step(self->inner, arg, self->marked, IN_APP, result), result);
 }
 
 static PyObject *turn_next(Turn *self)
@@ -502,37 +565,30 @@ static PyObject *turn_throw(Turn *self, PyObject *const *args, Py_ssize_t count)
     if (!error)
         return NULL;
     PySendResult done = PYGEN_ERROR;
-    if (self->inner)
-        done = throw_into(self->inner, error, self->marked, IN_APP, &result);
-    else
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    Py_DECREF(error);
-    if (done == PYGEN_NEXT)
-        return result;
-    restore_around(&self->app);
-    restore_around(&self->inner);
-    if (done == PYGEN_RETURN) {
-        Py_DECREF(result);
-        result = turn_get_response(self, NULL);
-        if (turn_end(self, false)) {
-            Py_DECREF(result);
-            return NULL;
-        }
+    if (self->inner) {
+        done = turn_goes_on(self, throw_into(self->inner, error, self->marked, IN_APP, &result), &result);
+    } else {
+        if (!turn_end(self, false))
+            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     }
+    Py_DECREF(error);
     return method_result(done, result);
 }
 
 static PyObject *turn_close(Turn *self, PyObject *unused)
 {
     (void)unused;
-    Py_CLEAR(self->app);
-    PyObject *inner = self->inner;
+    PyObject *inner = self->inner, *error = NULL;
     self->inner = NULL;
-    int failed = inner ? close_inner(inner, self->marked, IN_APP) : 0;
-    if (inner)
-        restore_around(&inner);
-    if (failed)
+    if (inner && close_inner(inner, self->marked, IN_APP))
+        error = take_error();
+    Py_XDECREF(inner);
+    if (turn_end(self, false))
+        replace_error(&error);
+    if (error) {
+        set_error(error);
         return NULL;
+    }
     Py_RETURN_NONE;
 }
 
@@ -746,24 +802,34 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
     return turn;
 }
 
+bool rm_asgi_enter(
+    PyObject *door, PyObject *app, PyObject *scope, PyObject *receive, PyObject *send, PyObject **turn)
+{
+    *turn = NULL;
+#ifndef Py_GIL_DISABLED
+    *turn = (PyObject *)enter((Door *)door, app, scope, receive, send);
+    if (!*turn && PyErr_Occurred()) {
+        /* Python asks again, and says what is wrong; what is no matter of the request ends it */
+        if (!PyErr_ExceptionMatches(PyExc_Exception))
+            return false;
+        PyErr_Clear();
+    }
+#endif
+    return true;
+}
+
+bool rm_asgi_is_door(PyObject *object) { return Py_TYPE(object) == door_type; }
+
 static PyObject *door_enter(Door *self, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 4) {
         PyErr_SetString(PyExc_TypeError, "enter() takes an app, a scope, receive and send.");
         return NULL;
     }
-#ifndef Py_GIL_DISABLED
-    Turn *turn = enter(self, args[0], args[1], args[2], args[3]);
-    if (turn)
-        return (PyObject *)turn;
-    /* Python asks again, and says what is wrong; what is no matter of the request ends it */
-    if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_Exception))
-            return NULL;
-        PyErr_Clear();
-    }
-#endif
-    Py_RETURN_NONE;
+    PyObject *turn;
+    if (!rm_asgi_enter((PyObject *)self, args[0], args[1], args[2], args[3], &turn))
+        return NULL;
+    return turn ? turn : Py_NewRef(Py_None);
 }
 
 /* From now on it is seen how late this thread's loop comes. */
@@ -787,6 +853,7 @@ static int door_traverse(Door *self, visitproc visit, void *arg)
     Py_VISIT(self->turns);
     Py_VISIT(self->respond);
     Py_VISIT(self->awaited);
+    Py_VISIT(self->after);
     Py_VISIT(self->left);
     return 0;
 }
@@ -795,6 +862,7 @@ static int door_clear(Door *self)
 {
     Py_CLEAR(self->respond);
     Py_CLEAR(self->awaited);
+    Py_CLEAR(self->after);
     Py_CLEAR(self->left);
     return 0;
 }
@@ -812,10 +880,10 @@ static void door_dealloc(Door *self)
 static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
 {
     (void)type;
-    static char *names[] = {"turns", "respond", "awaited", "left", NULL};
-    PyObject *turns, *respond, *awaited, *left;
+    static char *names[] = {"turns", "respond", "awaited", "after", "left", NULL};
+    PyObject *turns, *respond, *awaited, *after, *left;
     if (!PyArg_ParseTupleAndKeywords(
-            args, options, "O!OOO:Door", names, rm_turns_type, &turns, &respond, &awaited, &left))
+            args, options, "O!OOOO:Door", names, rm_turns_type, &turns, &respond, &awaited, &after, &left))
         return NULL;
     Door *self = PyObject_GC_New(Door, door_type);
     if (!self)
@@ -823,6 +891,7 @@ static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
     self->turns = (Turns *)Py_NewRef(turns);
     self->respond = Py_NewRef(respond);
     self->awaited = Py_NewRef(awaited);
+    self->after = Py_NewRef(after);
     self->left = Py_NewRef(left);
     self->thread = 0;
     self->in_flight = self->entered = 0;

@@ -56,6 +56,7 @@ static PyMethodDef methods[] = {
     {"use_guard", use_guard, METH_VARARGS, NULL},
     {"thread_refusals", thread_refusals, METH_NOARGS, NULL},
     {"passed", passed, METH_NOARGS, NULL},
+    {"through_door", rm_through_door, METH_O, NULL},
     {"route_class", (PyCFunction)(void (*)(void))rm_route_class, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
@@ -67,7 +68,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__turn(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && !(rm_core_init(module) && rm_asgi_init(module) && rm_wsgi_init(module)))
+    if (module && !(rm_core_init(module) && rm_asgi_init(module) && rm_passage_init(module) && rm_wsgi_init(module)))
         Py_CLEAR(module);
 #ifdef Py_GIL_DISABLED
     /* there nobody comes in here, and whoever asks for a lane or takes what is untold holds a lock */

@@ -159,7 +159,14 @@ bool rm_turns_refuse(Turns *turns, PyObject *method, PyObject *path, PyObject *m
 
 /* asgi.c */
 bool rm_asgi_init(PyObject *module);
+bool rm_asgi_is_door(PyObject *object);
+/* Let a request in through a Door; `turn` is NULL where Python has to decide. False where an error is set. */
+bool rm_asgi_enter(PyObject *door, PyObject *app, PyObject *scope, PyObject *receive, PyObject *send, PyObject **turn);
 bool rm_asgi_refuse(Turns *turns, PyObject *scope);     /* as rm_turns_refuse, for requests without a body alone */
+
+/* passage.c */
+bool rm_passage_init(PyObject *module);
+PyObject *rm_through_door(PyObject *module, PyObject *function);
 
 /* wsgi.c */
 bool rm_wsgi_init(PyObject *module);
