@@ -462,6 +462,42 @@ def test_one_that_nobody_awaits_any_more_leaves(service: Service, when: str) -> 
     assert place()[0] == IN_SERVER
 
 
+@pytest.mark.parametrize("when", ["before it is awaited", "as it begins", "while it runs", "as it is refused"])
+def test_one_that_an_app_has_leave_early_is_over_then(service: Service, when: str) -> None:
+    def leaves(scope: Any) -> None:
+        scope[ADMITTED].leave()
+        gc.collect()
+
+    async def runs(scope: Any, receive: Any, send: Any) -> None:
+        if when == "while it runs":
+            leaves(scope)
+        if when == "as it is refused":
+            raise MemoryError
+        await answer(scope, receive, send)
+
+    def app(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        if when == "as it begins":
+            leaves(scope)
+        return runs(scope, receive, send)
+
+    request = scope()
+    wrapped = Wrapped(service, app, on_shed=lambda shed: leaves(request))
+
+    async def main() -> None:
+        await wrapped.begin()
+        call = wrapped.call(request)
+        if when == "before it is awaited":
+            leaves(request)
+            with pytest.raises(RuntimeError):
+                await call
+        else:
+            await call
+
+    asyncio.run(main())
+    assert wrapped.middleware.statistics().in_flight == 0
+    assert wrapped.statuses == {"before it is awaited": [], "as it is refused": [503]}.get(when, [200])
+
+
 def test_one_that_is_ended_before_it_began_leaves(service: Service) -> None:
     wrapped = Wrapped(service, answer)
 

@@ -480,11 +480,16 @@ static bool turn_is_over(Turn *self, PySendResult *done, PyObject **result)
 {
     PyObject *error = *done == PYGEN_ERROR ? take_error() : NULL, *after = NULL;
     Sender *sender = self->sender;
+    Door *door = self->door;
     Py_CLEAR(self->inner);
     Py_CLEAR(*result);
-    if (error || sender->response) {
-        after = PyObject_CallFunctionObjArgs(self->door->after, (PyObject *)self, error ? error : Py_None, sender->send,
-                                             sender->scope, sender->receive, NULL);
+    if (sender && (error || sender->response)) {
+        Py_INCREF(sender); /* whoever has the request may have it leave meanwhile */
+        Py_INCREF(door);
+        after = PyObject_CallFunctionObjArgs(
+            door->after, (PyObject *)self, error ? error : Py_None, sender->send, sender->scope, sender->receive, NULL);
+        Py_DECREF(door);
+        Py_DECREF(sender);
         if (!after)
             replace_error(&error);
         else if (after == Py_None)
@@ -534,10 +539,14 @@ static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
             PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited request");
             return PYGEN_ERROR;
         }
+        Door *door = (Door *)Py_NewRef((PyObject *)self->door);
         self->app = NULL;
+        Py_INCREF(sender); /* an app that is no coroutine function may have it leave */
         PyObject *running = RM_CALL(app, sender->scope, sender->receive, (PyObject *)sender);
+        Py_DECREF(sender);
         Py_DECREF(app);
-        self->inner = steps_of(self->door, running, &self->marked);
+        self->inner = steps_of(door, running, &self->marked);
+        Py_DECREF(door);
         if (!self->inner)
             return turn_goes_on(self, PYGEN_ERROR, result);
         arg = Py_None;
