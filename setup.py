@@ -18,7 +18,8 @@ setup(
             depends=[f"{TURN}/{name}.h" for name in ("turn", "names")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],
             py_limited_api=abi3,
-            extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden"],
+            # what it calls most are the interpreter's functions
+            extra_compile_args=["-std=gnu11", "-O2", "-fno-plt", "-Wall", "-Wextra", "-fvisibility=hidden"],
         )
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if abi3 else {},

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import uvloop
 
+from benchmarks.bytecode import compile_package
 from benchmarks.overload import chart, report, results, sweep, trial
 from benchmarks.overload.results import Row
 from benchmarks.overload.scenarios import SCENARIOS, Scenario
@@ -46,6 +47,7 @@ def main() -> int:
         parser.error(str(error))
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    compile_package()
     arena = Arena(options, scenarios, strategies)
     try:
         return uvloop.run(arena.sweep() if options.sweep else arena.run())
