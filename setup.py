@@ -8,13 +8,14 @@ from setuptools import Extension, setup
 abi3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 TURN = "resource_monitor/_native/turn"
+SOURCES = ["module", "errors", "core", "standing", "names", "asgi", "passage", "wsgi"]
 
 setup(
     cffi_modules=["resource_monitor/_native/build.py:ffibuilder"],
     ext_modules=[
         Extension(
             "resource_monitor._native._turn",
-            sources=[f"{TURN}/{name}.c" for name in ("module", "core", "standing", "names", "asgi", "passage", "wsgi")],
+            sources=[f"{TURN}/{name}.c" for name in SOURCES],
             depends=[f"{TURN}/{name}.h" for name in ("turn", "names")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],
             py_limited_api=abi3,

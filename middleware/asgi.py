@@ -142,22 +142,16 @@ class MemoryBackpressureMiddleware(Doorway):
         """What refuses a request after all that started unasked, ended in ``error`` or had its answer withheld;
         ``None`` where the error is the server's."""
         response: _Response | None = turn.response
-        if error is None:
-            shed = None if response is None else response.withheld
-        else:
-            if response is None:
-                if not (lost_to_memory(error) or caused_by(error, BodyTooLarge)):
-                    return None
-                response = self._respond(turn, send, scope, receive)
-            shed = response.shed_for(error)
-            if shed is not None:
-                # the next admission must find the memory free
-                let_go(error)
-        return (
-            None
-            if shed is None or response is None or response.started
-            else self._refuse(shed, None, scope, receive, send)
-        )
+        if response is None:
+            if not (lost_to_memory(error) or caused_by(error, BodyTooLarge)):
+                return None
+            response = self._respond(turn, send, scope, receive)
+        shed = response.withheld if error is None else response.shed_for(error)
+        if shed is None:
+            return None
+        # the next admission must find the memory free
+        let_go(error)
+        return None if response.started else self._refuse(shed, None, scope, receive, send)
 
     def _respond(self, turn: Turn, send: Send, scope: Scope, receive: Receive) -> _Response:
         """What sends the answer of a request that may have to be refused after all."""

@@ -445,40 +445,10 @@ static PyObject *turn_get_response(Turn *self, void *unused)
     return Py_NewRef(self->sender && self->sender->response ? self->sender->response : Py_None);
 }
 
-/* The error that is set, with its traceback, which is not set any more: a new reference. */
-static PyObject *take_error(void)
-{
-    PyObject *kind, *value, *trace;
-    /* seen from Python 3.12 on where an allocation fails: without an error set, who awaits this would take it for the
-     * request's end, and never count it out */
-    if (!PyErr_Occurred())
-        PyErr_NoMemory();
-    PyErr_Fetch(&kind, &value, &trace);
-    PyErr_NormalizeException(&kind, &value, &trace);
-    if (trace)
-        PyException_SetTraceback(value, trace);
-    Py_XDECREF(kind);
-    Py_XDECREF(trace);
-    return value;
-}
-
-static void replace_error(PyObject **error)
-{
-    PyObject *before = *error;
-    *error = take_error();
-    Py_XDECREF(before);
-}
-
-/* Set it again; takes the reference. */
-static void set_error(PyObject *error)
-{
-    PyErr_Restore(Py_NewRef(Py_TYPE(error)), error, PyException_GetTraceback(error));
-}
-
 /* The app is done, and the request leaves. True where something is to be stepped after that, in `inner`. */
 static bool turn_is_over(Turn *self, PySendResult *done, PyObject **result)
 {
-    PyObject *error = *done == PYGEN_ERROR ? take_error() : NULL, *after = NULL;
+    PyObject *error = *done == PYGEN_ERROR ? rm_take_error() : NULL, *after = NULL;
     Sender *sender = self->sender;
     Door *door = self->door;
     Py_CLEAR(self->inner);
@@ -491,14 +461,14 @@ static bool turn_is_over(Turn *self, PySendResult *done, PyObject **result)
         Py_DECREF(door);
         Py_DECREF(sender);
         if (!after)
-            replace_error(&error);
+            rm_replace_error(&error);
         else if (after == Py_None)
             Py_CLEAR(after);
         else
             Py_CLEAR(error); /* what it holds must be free by then */
     }
     if (turn_end(self, false)) {
-        replace_error(&error);
+        rm_replace_error(&error);
         Py_CLEAR(after);
     }
     self->inner = after;
@@ -507,7 +477,7 @@ static bool turn_is_over(Turn *self, PySendResult *done, PyObject **result)
         return true;
     *done = error ? PYGEN_ERROR : PYGEN_RETURN;
     if (error)
-        set_error(error);
+        rm_set_error(error);
     else
         *result = Py_NewRef(Py_None);
     return false;
@@ -518,6 +488,8 @@ static PySendResult turn_goes_on(Turn *self, PySendResult done, PyObject **resul
 {
     if (done == PYGEN_NEXT)
         return done;
+    if (done == PYGEN_ERROR)
+        rm_ensure_error(); /* who awaits this would take it for the request's end, and never count it out */
     if (self->door) {
         if (!turn_is_over(self, &done, result))
             return done;
@@ -576,9 +548,8 @@ static PyObject *turn_throw(Turn *self, PyObject *const *args, Py_ssize_t count)
     PySendResult done = PYGEN_ERROR;
     if (self->inner) {
         done = turn_goes_on(self, throw_into(self->inner, error, self->marked, IN_APP, &result), &result);
-    } else {
-        if (!turn_end(self, false))
-            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
+    } else if (!turn_end(self, false)) {
+        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     }
     Py_DECREF(error);
     return method_result(done, result);
@@ -590,12 +561,12 @@ static PyObject *turn_close(Turn *self, PyObject *unused)
     PyObject *inner = self->inner, *error = NULL;
     self->inner = NULL;
     if (inner && close_inner(inner, self->marked, IN_APP))
-        error = take_error();
+        error = rm_take_error();
     Py_XDECREF(inner);
     if (turn_end(self, false))
-        replace_error(&error);
+        rm_replace_error(&error);
     if (error) {
-        set_error(error);
+        rm_set_error(error);
         return NULL;
     }
     Py_RETURN_NONE;
@@ -816,6 +787,8 @@ bool rm_asgi_enter(
 {
     *turn = NULL;
 #ifndef Py_GIL_DISABLED
+    if (!app || !door || Py_TYPE(door) != door_type)
+        return true;
     *turn = (PyObject *)enter((Door *)door, app, scope, receive, send);
     if (!*turn && PyErr_Occurred()) {
         /* Python asks again, and says what is wrong; what is no matter of the request ends it */
@@ -826,8 +799,6 @@ bool rm_asgi_enter(
 #endif
     return true;
 }
-
-bool rm_asgi_is_door(PyObject *object) { return Py_TYPE(object) == door_type; }
 
 static PyObject *door_enter(Door *self, PyObject *const *args, Py_ssize_t count)
 {

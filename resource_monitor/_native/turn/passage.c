@@ -69,14 +69,11 @@ static PyType_Spec doorway_spec = {
 
 static PyObject *passage_called(Passage *self, PyObject *const *args, size_t flags, PyObject *names)
 {
-    Doorway *way = (flags & ~VECTORCALL_OFFSET) == 4 && !names && PyType_IsSubtype(Py_TYPE(args[0]), doorway_type)
-        ? (Doorway *)args[0]
-        : NULL;
-    if (way && way->app && way->door && rm_asgi_is_door(way->door)) {
-        PyObject *app = Py_NewRef(way->app), *door = Py_NewRef(way->door), *turn;
+    if ((flags & ~VECTORCALL_OFFSET) == 4 && !names && PyType_IsSubtype(Py_TYPE(args[0]), doorway_type)) {
+        PyObject *app = Py_XNewRef(((Doorway *)args[0])->app), *door = Py_XNewRef(((Doorway *)args[0])->door), *turn;
         bool fine = rm_asgi_enter(door, app, args[1], args[2], args[3], &turn);
-        Py_DECREF(app);
-        Py_DECREF(door);
+        Py_XDECREF(app);
+        Py_XDECREF(door);
         if (turn || !fine)
             return turn;
     }

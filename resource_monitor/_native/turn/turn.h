@@ -133,6 +133,13 @@ extern int *(*rm_place)(void);          /* guard.c's rm_guard_place, */
 extern unsigned long long (*rm_refusals)(void);         /* and rm_guard_thread_refusals */
 PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec);
 
+/* errors.c */
+/* From Python 3.12 on what fails for want of memory was seen to fail without an error: then a MemoryError. */
+void rm_ensure_error(void);
+PyObject *rm_take_error(void);          /* with its traceback, and not set any more; a new reference, never NULL */
+void rm_replace_error(PyObject **error);        /* the same in place of one that was taken before, or of NULL */
+void rm_set_error(PyObject *error);     /* again; takes the reference */
+
 /* core.c */
 extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 bool rm_core_init(PyObject *module);
@@ -159,8 +166,8 @@ bool rm_turns_refuse(Turns *turns, PyObject *method, PyObject *path, PyObject *m
 
 /* asgi.c */
 bool rm_asgi_init(PyObject *module);
-bool rm_asgi_is_door(PyObject *object);
-/* Let a request in through a Door; `turn` is NULL where Python has to decide. False where an error is set. */
+/* Let a request in through a Door; `turn` is NULL where Python has to decide, or `door` is none. False where an error is
+ * set. */
 bool rm_asgi_enter(PyObject *door, PyObject *app, PyObject *scope, PyObject *receive, PyObject *send, PyObject **turn);
 bool rm_asgi_refuse(Turns *turns, PyObject *scope);     /* as rm_turns_refuse, for requests without a body alone */
 

@@ -79,22 +79,15 @@ static bool adopted(Response *self)
 /* Whether a refusal takes the place of the error that is set; it is not set any more then. */
 static bool withheld(Response *self)
 {
-    PyObject *kind, *error, *trace, *answer = NULL;
-    PyErr_Fetch(&kind, &error, &trace);
-    PyErr_NormalizeException(&kind, &error, &trace);
-    if (trace)
-        PyException_SetTraceback(error, trace);
-    if (adopted(self))
-        answer = PyObject_CallMethodObjArgs(self->python, s_withhold, error, NULL);
+    PyObject *error = rm_take_error();
+    PyObject *answer = adopted(self) ? PyObject_CallMethodObjArgs(self->python, s_withhold, error, NULL) : NULL;
     int done = answer ? PyObject_IsTrue(answer) : -1;
     Py_XDECREF(answer);
-    if (done > 0 || done < 0) { /* refused, or another error came of it */
-        Py_XDECREF(kind);
-        Py_XDECREF(error);
-        Py_XDECREF(trace);
+    if (done) { /* refused, or another error came of it */
+        Py_DECREF(error);
         return done > 0;
     }
-    PyErr_Restore(kind, error, trace);
+    rm_set_error(error);
     return false;
 }
 
