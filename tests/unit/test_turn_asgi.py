@@ -559,18 +559,21 @@ def test_what_a_lost_request_held_is_free_before_it_is_refused(service: Service)
     class Held:
         pass
 
+    class Lost(MemoryError):
+        pass
+
     alive: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        held = Held()
-        alive.append(weakref.ref(held))
-        raise MemoryError
+        held, error = Held(), Lost()
+        alive.extend((weakref.ref(held), weakref.ref(error)))
+        raise error
 
     async def send(message: Message) -> None:
-        alive.append(alive[0]())
+        assert [held() for held in alive] == [None, None]
 
     assert Wrapped(service, app).run(send=send) is None
-    assert alive[1:] == [None, None]
+    assert len(alive) == 2
 
 
 # --- the coroutine function ---

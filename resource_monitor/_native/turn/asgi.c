@@ -490,15 +490,7 @@ static PySendResult turn_goes_on(Turn *self, PySendResult done, PyObject **resul
         return done;
     if (done == PYGEN_ERROR)
         rm_ensure_error(); /* who awaits this would take it for the request's end, and never count it out */
-    if (self->door) {
-        if (!turn_is_over(self, &done, result))
-            return done;
-        done = step(self->inner, Py_None, false, IN_SERVER, result);
-        if (done == PYGEN_NEXT)
-            return done;
-    }
-    restore_around(&self->inner);
-    return done;
+    return self->door && turn_is_over(self, &done, result) ? step(self->inner, Py_None, false, IN_SERVER, result) : done;
 }
 
 static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)

@@ -98,12 +98,6 @@ static PyObject *passage_get_attribute(Passage *self, void *name)
     return PyObject_GetAttrString(self->function, name);
 }
 
-static PyObject *passage_get_function(Passage *self, void *unused)
-{
-    (void)unused;
-    return Py_NewRef(self->function);
-}
-
 static int passage_traverse(Passage *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
@@ -137,7 +131,6 @@ static PyGetSetDef passage_getset[] = {
     {"__defaults__", (getter)passage_get_attribute, NULL, NULL, "__defaults__"},
     {"__kwdefaults__", (getter)passage_get_attribute, NULL, NULL, "__kwdefaults__"},
     {"__annotations__", (getter)passage_get_attribute, NULL, NULL, "__annotations__"},
-    {"__wrapped__", (getter)passage_get_function, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyType_Slot passage_slots[] = {
