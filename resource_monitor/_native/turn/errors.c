@@ -30,5 +30,5 @@ void rm_replace_error(PyObject **error)
 
 void rm_set_error(PyObject *error)
 {
-    PyErr_Restore(Py_NewRef(Py_TYPE(error)), error, PyException_GetTraceback(error));
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), error, PyException_GetTraceback(error));
 }

@@ -89,7 +89,7 @@ static PyObject *passage_get(Passage *self, PyObject *instance, PyObject *type)
 {
     (void)type;
     if (!instance)
-        return Py_NewRef(self);
+        return Py_NewRef((PyObject *)self);
     return PyObject_CallFunctionObjArgs((PyObject *)method_type, (PyObject *)self, instance, NULL);
 }
 
