@@ -41,6 +41,7 @@ _FIGURES, _STATE = struct.Struct("=IQQQQ"), struct.Struct("=IQQQQI")
 _CHECKSUM, _LEARNED, _HEAD = struct.Struct("=I"), struct.Struct("=dI"), struct.Struct("=IdI")
 _RECORD = struct.Struct(f"=8s{FIELDS}d")
 _STATES = 2 * _STATE.size
+_FREE = bytes(_STATES)
 _SLOT = _STATES + _HEAD.size + ROUTES * _RECORD.size
 
 HEADER = struct.pack("=8s5I", b"rmworker", VERSION, SLOTS, _SLOT, ROUTES, FIELDS)
@@ -100,7 +101,7 @@ def write_state(content: mmap, slot: int, worker: Owner, promised: int, in_fligh
 
 def clear_state(content: mmap, slot: int) -> None:
     """Make a slot free; its records stay."""
-    content[slot : slot + _STATES] = bytes(_STATES)
+    content[slot : slot + _STATES] = _FREE
 
 
 def read_state(content: mmap, slot: int) -> tuple[Owner, int, int, int] | None:
@@ -157,7 +158,9 @@ def find(records: bytes, name: str) -> Record | None:
 
 def living(content: mmap) -> list[int]:
     """The slots of living workers."""
-    states = [(slot, read_state(content, slot)) for slot in OFFSETS]
+    # most slots are free, which is told at a glance
+    taken = (slot for slot in OFFSETS if content[slot : slot + _STATES] != _FREE)
+    states = [(slot, read_state(content, slot)) for slot in taken]
     return [slot for slot, state in states if state is not None and lives(state[0])]
 
 
