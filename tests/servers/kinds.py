@@ -11,7 +11,8 @@ NONE = "–"
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What the client sees, and a sentence for the docs that says why that is worth a word."""
+    """What the client sees, by chance one or the other where that is two, joined by "or", and a sentence for the docs
+    that says why that is worth a word."""
 
     outcome: str
     reason: str
@@ -32,6 +33,7 @@ class Kind:
     notes: Mapping[str, Note] = field(default_factory=dict)
 
     def expected(self, cell: str, usually: str) -> str:
+        """What is seen of ``cell``, ``usually`` where no note says otherwise; by chance, as :class:`Note` says it."""
         if (cell == "websocket" and not self.websockets) or (cell == "burst" and self.http2):
             return NONE
         return self.notes[cell].outcome if cell in self.notes else usually
@@ -67,6 +69,11 @@ _READS_AHEAD = Note(
 )
 _ENDS_AT_ONCE = Note("cut off", "The server ends at once, with or without the middleware.")
 _CLOSES = Note("closed", "The server closes every connection after its answer.")
+_READS_NO_CHUNKS = Note(
+    "503 or reset",
+    "The server takes a body whose length is not announced for none, with or without the middleware, and closes the "
+    "connection with the body unread: the client reads the answer if it is faster than the reset behind it.",
+)
 _ANSWERING_NOBODY = Note(
     "ended",
     "An app that answers a client which has gone waits for ever in this server, with or without the middleware, and "
@@ -111,7 +118,7 @@ KINDS = [
         "Django's runserver",
         (*_DJANGO, "127.0.0.1:{port}"),
         ("django",),
-        notes={"connection": _CLOSES, "SIGTERM": _ENDS_AT_ONCE},
+        notes={"connection": _CLOSES, "chunked": _READS_NO_CHUNKS, "SIGTERM": _ENDS_AT_ONCE},
     ),
     Kind(
         "Flask's server",
