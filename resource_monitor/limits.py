@@ -73,7 +73,7 @@ class LimitReader:
             entry.value = source.declared
             entry.uid = source.uid
             entry.usage_fd = self._files.open(source.usage)
-            entry.limit_fd = self._files.open(source.limit)
+            entry.limit_fd = lib.RM_OWN_RLIMIT if source.own else self._files.open(source.limit)
             entry.stat_fd = self._files.open(source.stat)
         self.headroom = 0
         self.free = 0

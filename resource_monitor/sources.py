@@ -46,8 +46,9 @@ class Source:
     """How one limit is read.
 
     ``kind`` is the C side's; ``name`` and ``where`` are for people. ``usage``, ``limit`` and ``stat`` are paths,
-    ``None`` where this kind has no such file. ``declared`` is the value of a limit that no file tells, ``uid`` the
-    user whose tasks are counted.
+    ``None`` where this kind has no such file. ``declared`` is the value of a limit that no file tells. ``own``: the
+    limit is one of this very process, which can ask for it without reading the file. ``uid`` is the user whose tasks
+    are counted.
     """
 
     kind: int
@@ -58,6 +59,7 @@ class Source:
     limit: str | None = None
     stat: str | None = None
     declared: int = 0
+    own: bool = False
     uid: int = 0
     flags: frozenset[Flag] = field(default=frozenset())
 
@@ -66,6 +68,7 @@ def memory(process: str, *, pid: int | None, declared: int | None, root: str) ->
     """Every limit on memory. The host comes first: the C side measures the others' values against it."""
     proc = f"/proc/{process}"
     statm, limits, meminfo = f"{proc}/statm", f"{proc}/limits", "/proc/meminfo"
+    own = _is_own(process, root)
     sources = [Source(lib.RM_HOST, "host memory", meminfo, Consequence.KILL, meminfo)]
     if declared is not None:
         sources.append(
@@ -80,8 +83,8 @@ def memory(process: str, *, pid: int | None, declared: int | None, root: str) ->
             meminfo,
             "/proc/sys/vm/overcommit_memory",
         ),
-        Source(lib.RM_ADDRESS_SPACE, "address space", "RLIMIT_AS", Consequence.MEMORY_ERROR, statm, limits),
-        Source(lib.RM_DATA, "data segment", "RLIMIT_DATA", Consequence.MEMORY_ERROR, statm, limits),
+        Source(lib.RM_ADDRESS_SPACE, "address space", "RLIMIT_AS", Consequence.MEMORY_ERROR, statm, limits, own=own),
+        Source(lib.RM_DATA, "data segment", "RLIMIT_DATA", Consequence.MEMORY_ERROR, statm, limits, own=own),
     ]
     hierarchy = cgroup.resolve("memory", pid=pid, root=root)
     if hierarchy is not None:
@@ -103,6 +106,7 @@ def open_files(process: str, *, root: str) -> list[Source]:
             Consequence.OS_ERROR,
             f"{proc}/fd",
             f"{proc}/limits",
+            own=_is_own(process, root),
         ),
         Source(lib.RM_SYSTEM_FILES, "open files of the system", file_nr, Consequence.OS_ERROR, file_nr),
     ]
@@ -131,6 +135,7 @@ def tasks(process: str, *, pid: int | None, root: str) -> list[Source]:
                 Consequence.OS_ERROR,
                 "/proc",
                 f"/proc/{process}/limits",
+                own=_is_own(process, root),
                 uid=uid,
                 # tasks of this user outside this /proc count for the kernel too
                 flags=frozenset({Flag.UNCERTAIN}),
@@ -189,6 +194,11 @@ def _cgroup_v2(hierarchy: cgroup.Hierarchy) -> list[Source]:
             label = "cgroup v2" if consequence is Consequence.KILL else "cgroup v2 high"
             sources.append(Source(kind, label, limit, consequence, usage, limit, stat, flags=flags))
     return sources
+
+
+def _is_own(process: str, root: str) -> bool:
+    """Whether what is read are the limits of this very process, and no tree of files that stands in for another's."""
+    return process == "self" and root == "/"
 
 
 def _uncertain(hierarchy: cgroup.Hierarchy) -> frozenset[Flag]:

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "probe.h"
@@ -27,6 +28,7 @@ struct pass {
     int tier;
     u64 mem_total;      /* of the machine: a cgroup limit of more is none */
     u64 least_visible;  /* the smallest value that a visible v1 level sets */
+    int usage_later;    /* whoever reads the entry reads its usage once its neighbour is read */
     const rm_limit *below; /* the last cgroup whose reclaimable part was read */
     int stat_fd;
     int stat_error;
@@ -192,7 +194,8 @@ static void read_cgroup(rm_limit *limit, struct pass *pass)
             limit->at_least = 1;
         }
     }
-    read_usage(limit);
+    if (!pass->usage_later)
+        read_usage(limit);
 }
 
 static void read_host(rm_limit *limit, struct pass *pass)
@@ -234,13 +237,25 @@ static void read_commit(rm_limit *limit, struct pass *pass)
     limit->state = RM_LIMITED;
 }
 
-/* The soft limit `name` into `value`; 1 when the entry is settled: unlimited, or unreadable. */
-static int settled_by_rlimit(rm_limit *limit, struct pass *pass, const char *name)
+static int own_rlimit(int resource, u64 *value)
 {
+    struct rlimit own;
+    if (getrlimit(resource, &own))
+        return errno;
+    *value = own.rlim_cur == RLIM_INFINITY ? NO_LIMIT : own.rlim_cur;
+    return 0;
+}
+
+/* The soft limit on `resource`, in the file called `name`, into `value`; 1 when the entry is settled: unlimited, or
+ * unreadable. */
+static int settled_by_rlimit(rm_limit *limit, struct pass *pass, int resource, const char *name)
+{
+    int error;
     if (pass->tier == RM_USAGE)
         return 0;
-    int error = load(pass, limit->limit_fd);
-    if (!error)
+    if (limit->limit_fd == RM_OWN_RLIMIT)
+        error = own_rlimit(resource, &limit->value);
+    else if (!(error = load(pass, limit->limit_fd)))
         error = rm_parse_rlimit(pass->text, (size_t)pass->text_length, name, &limit->value);
     if (error) {
         failed(limit, RM_LIMIT_FILE, error);
@@ -258,7 +273,8 @@ static void read_statm(rm_limit *limit, struct pass *pass)
     int field = RESIDENT, error;
     if (limit->kind != RM_DECLARED) {
         field = limit->kind == RM_ADDRESS_SPACE ? SIZE : DATA;
-        if (settled_by_rlimit(limit, pass, field == SIZE ? "Max address space" : "Max data size"))
+        if (field == SIZE ? settled_by_rlimit(limit, pass, RLIMIT_AS, "Max address space")
+                          : settled_by_rlimit(limit, pass, RLIMIT_DATA, "Max data size"))
             return;
     }
     if ((error = read_numbers(limit->usage_fd, pages, field + 1))) {
@@ -342,7 +358,7 @@ static void read_entry(rm_limit *limit, struct pass *pass)
         read_statm(limit, pass);
         break;
     case RM_OPEN_FILES:
-        if (!settled_by_rlimit(limit, pass, "Max open files"))
+        if (!settled_by_rlimit(limit, pass, RLIMIT_NOFILE, "Max open files"))
             counted(limit, rm_count_entries(limit->usage_fd));
         break;
     case RM_SYSTEM_FILES:
@@ -352,7 +368,7 @@ static void read_entry(rm_limit *limit, struct pass *pass)
         read_pids(limit, pass);
         break;
     case RM_USER_PROCESSES: /* walks all of /proc: too dear for RM_USAGE */
-        if (pass->tier != RM_USAGE && !settled_by_rlimit(limit, pass, "Max processes"))
+        if (pass->tier != RM_USAGE && !settled_by_rlimit(limit, pass, RLIMIT_NPROC, "Max processes"))
             counted(limit, rm_count_tasks(limit->usage_fd, limit->uid));
         break;
     case RM_SYSTEM_TASKS:
@@ -375,12 +391,28 @@ u64 rm_headroom_low(const rm_limit *limit)
 
 static int counts_address_space(int kind) { return kind == RM_ADDRESS_SPACE || kind == RM_DATA || kind == RM_COMMIT; }
 
-/* Whether the next entry, which counts swap too, cannot have more left: with swap never less is used. */
+/* Whether the next entry is the same cgroup's limit that counts swap too. */
+static int is_of_a_pair(const rm_limit *limit, const rm_limit *end)
+{
+    return limit->kind == RM_CGROUP_V1 && limit + 1 < end && limit[1].kind == RM_CGROUP_V1_SWAP;
+}
+
+/* Whether that one cannot have more left: with swap never less is used. */
 static int counts_for_both(const rm_limit *limit, const rm_limit *end)
 {
-    const rm_limit *next = limit + 1;
-    return limit->kind == RM_CGROUP_V1 && next < end && next->kind == RM_CGROUP_V1_SWAP && next->state == RM_LIMITED &&
-        next->value <= limit->value;
+    return is_of_a_pair(limit, end) && limit[1].state == RM_LIMITED && limit[1].value <= limit->value;
+}
+
+/* A cgroup's two limits. What is charged between two readings counts for both, and shall not make the second seem the
+ * nearer one: the first's usage is read last, where it can matter. */
+static void read_pair(rm_limit *limit, struct pass *pass)
+{
+    pass->usage_later = 1;
+    read_entry(limit, pass);
+    pass->usage_later = 0;
+    read_entry(limit + 1, pass);
+    if (limit->state == RM_LIMITED && (pass->tier == RM_FULL || !counts_for_both(limit, limit + 2)))
+        read_usage(limit);
 }
 
 static void take_in(const rm_limit *limit, int index, rm_outcome *outcome)
@@ -405,8 +437,28 @@ static void judge(const rm_limit *limits, int count, int tier, rm_outcome *outco
         if (limit->state == RM_UNREADABLE && outcome->failed == RM_NONE)
             outcome->failed = i;
         if (limit->state == RM_LIMITED && limit->kind != RM_CGROUP_V2_HIGH &&
-            (tier != RM_USAGE || !counts_for_both(limit, limits + count)))
+            (tier == RM_FULL || !counts_for_both(limit, limits + count)))
             take_in(limit, i, outcome);
+    }
+}
+
+/* Of a cgroup's two limits that bite at the same time the one without swap is told: it was left out as the other stands
+ * for it. */
+static void look_at_neighbour(rm_limit *limits, int count, rm_outcome *outcome)
+{
+    if (outcome->least <= 0 || !counts_for_both(&limits[outcome->least - 1], limits + count))
+        return;
+    rm_limit *second = &limits[outcome->least], *first = second - 1;
+    first->reclaimable = second->reclaimable; /* of the same file */
+    first->reclaimable_low = second->reclaimable_low;
+    first->at_least = second->at_least;
+    read_usage(first);
+    if (first->state == RM_LIMITED && rm_headroom(first) <= outcome->headroom) {
+        outcome->least--;
+        outcome->headroom = rm_headroom(first);
+        outcome->free = minus(first->value, first->used);
+    } else if (first->state == RM_UNREADABLE && outcome->failed == RM_NONE) {
+        outcome->failed = outcome->least - 1;
     }
 }
 
@@ -423,17 +475,15 @@ int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_out
     if (getpid() != owner)
         return ESTALE;
     pass.tier = tier;
+    pass.usage_later = 0;
     pass.mem_total = pass.least_visible = NO_LIMIT;
     pass.below = NULL;
     pass.text_fd = pass.stat_fd = NO_FILE;
     for (rm_limit *limit = limits; limit < limits + count; limit++) {
         if (tier != RM_FULL && limit->kind == RM_CGROUP_V2_HIGH)
             continue;
-        /* what is charged between the two readings counts for both, and shall not make this one seem the nearer one */
-        if (limit->kind == RM_CGROUP_V1_SWAP && tier != RM_USAGE && limit > limits &&
-            limit[-1].kind == RM_CGROUP_V1 && limit[-1].state == RM_LIMITED) {
-            read_entry(limit, &pass);
-            read_usage(limit - 1);
+        if (tier != RM_USAGE && is_of_a_pair(limit, limits + count)) {
+            read_pair(limit++, &pass);
             continue;
         }
         if (tier != RM_USAGE || (limit->state == RM_LIMITED && rm_headroom(limit) <= far &&
@@ -447,5 +497,7 @@ int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_out
         read_reclaimable(&limits[outcome->least], &pass);
         judge(limits, count, tier, outcome);
     }
+    if (tier == RM_DECISIVE)
+        look_at_neighbour(limits, count, outcome);
     return 0;
 }

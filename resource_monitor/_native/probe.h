@@ -8,18 +8,18 @@ enum rm_kind {
     RM_HOST,            /* usage: /proc/meminfo's MemTotal - MemAvailable; value: MemTotal */
     RM_COMMIT,          /* usage: /proc/meminfo's Committed_AS; value: CommitLimit; limit: overcommit_memory, which must be 2 */
     RM_DECLARED,        /* usage: resident pages of /proc/PID/statm; value given once */
-    RM_ADDRESS_SPACE,   /* usage: size of statm; limit: /proc/PID/limits */
-    RM_DATA,            /* usage: data of statm (stacks included); limit: /proc/PID/limits */
+    RM_ADDRESS_SPACE,   /* usage: size of statm; limit: /proc/PID/limits, or getrlimit(2) */
+    RM_DATA,            /* usage: data of statm (stacks included); limit: the same */
     RM_CGROUP_V1,       /* memory.usage_in_bytes, memory.limit_in_bytes, memory.stat's total_* keys */
     RM_CGROUP_V1_SWAP,  /* the same with memory.memsw.* */
     RM_CGROUP_V1_HIDDEN,/* no limit file: memory.stat's hierarchical_memory_limit; stands after the visible levels */
     RM_CGROUP_V2,       /* memory.current, memory.max, memory.stat */
     RM_CGROUP_V2_HIGH,  /* the same with memory.high; throttles, so it never is the outcome's `least` */
     /* descriptors and tasks; numbers */
-    RM_OPEN_FILES,      /* usage: the directory /proc/PID/fd; limit: /proc/PID/limits */
+    RM_OPEN_FILES,      /* usage: the directory /proc/PID/fd; limit: the same */
     RM_SYSTEM_FILES,    /* usage: /proc/sys/fs/file-nr, which holds the limit too */
     RM_PIDS,            /* pids.current, pids.max */
-    RM_USER_PROCESSES,  /* usage: the directory /proc, tasks of `uid`; limit: /proc/PID/limits */
+    RM_USER_PROCESSES,  /* usage: the directory /proc, tasks of `uid`; limit: the same */
     RM_SYSTEM_TASKS     /* usage: /proc/loadavg; limit: /proc/sys/kernel/threads-max */
 };
 
@@ -38,6 +38,9 @@ enum rm_tier {
 enum rm_file { RM_USAGE_FILE, RM_LIMIT_FILE, RM_STAT_FILE };
 
 #define RM_NONE -1
+
+/* In place of a descriptor of /proc/PID/limits: the process's own, which it need not read anywhere. */
+#define RM_OWN_RLIMIT -65536
 
 typedef struct {
     /* set once by whoever opens it; a negative descriptor is the -errno of opening it, -ENOENT: there is no limit */

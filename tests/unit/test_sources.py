@@ -1,7 +1,9 @@
 """Every kind of limit: what it is read from, what it means, and when there is none."""
 
 import os
+import resource
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -493,6 +495,31 @@ def test_what_throttles_is_read_for_those_who_show_it_alone(machine: Machine) ->
     assert reader.failure() is not None
 
 
+@given(st.lists(st.tuples(*[st.integers(0, 100)] * 5), min_size=1, max_size=6))
+def test_a_decisive_reading_and_a_full_one_agree_also_where_swap_is_limited(
+    levels: list[tuple[int, int, int, int, int]],
+) -> None:
+    """Each level with both limits, and what is in it but not below: anonymous memory, swapped out or not, and cache."""
+    with tempfile.TemporaryDirectory() as directory:
+        machine = Machine(Path(directory))
+        names = [f"/{'/'.join('abcdef'[:depth])}".rstrip("/") for depth in range(len(levels))]
+        machine.v1(names[-1] or "/")
+        used = cache = swapped = 0
+        for name, (limit, with_swap, own, own_cache, own_swapped) in reversed(list(zip(names, levels, strict=True))):
+            used, cache, swapped = used + own + own_cache, cache + own_cache, swapped + own_swapped
+            level = f"/sys/fs/cgroup/memory{name}"
+            value = limit + used // 2
+            stat = {"total_inactive_file": cache * MIB}
+            machine.v1_level(level, limit=value * MIB, usage=used * MIB, stat=stat)
+            machine.write(f"{level}/memory.memsw.limit_in_bytes", f"{(value + max(0, with_swap - 50)) * MIB}\n")
+            machine.write(f"{level}/memory.memsw.usage_in_bytes", f"{(used + swapped) * MIB}\n")
+        reader = memory_limits(root=directory)
+        assert reader.read(DECISIVE)
+        decisive = reader.headroom, reader.free, reader.tightest, reader.first()
+        assert reader.read(FULL)
+        assert decisive == (reader.headroom, reader.free, reader.tightest, reader.first())
+
+
 @given(st.lists(st.tuples(*[st.integers(0, 100)] * 4), min_size=1, max_size=6))
 def test_a_decisive_reading_and_a_full_one_agree(levels: list[tuple[int, int, int, int]]) -> None:
     """Each level with a limit, and what is in it but not below: anonymous memory, cache, kernel objects."""
@@ -539,6 +566,38 @@ def test_of_one_limit_for_memory_with_and_without_swap_one_usage_is_read(machine
     machine.write("/sys/fs/cgroup/memory/memory.memsw.usage_in_bytes", f"{45 * MIB}\n")
     assert reader.read(USAGE, margin=UNBOUNDED)
     assert reader.headroom == 55 * MIB, "what was last known of memory alone, 50, has gone out of date"
+
+
+@pytest.mark.parametrize(("used_with_swap", "which"), [(50, "limit_in_bytes"), (51, "memsw.limit_in_bytes")])
+def test_of_two_limits_that_bite_at_the_same_time_the_one_without_swap_is_told(
+    machine: Machine, used_with_swap: int, which: str
+) -> None:
+    with_swap(machine, limit=100 * MIB, swap_limit=100 * MIB, usage=20 * MIB, swap_usage=30 * MIB)
+    reader = memory(machine)
+    with_swap(machine, limit=100 * MIB, swap_limit=100 * MIB, usage=50 * MIB, swap_usage=used_with_swap * MIB)
+    assert reader.read(DECISIVE)
+    first = reader.first()
+    assert first is not None
+    assert first.where == f"/sys/fs/cgroup/memory/memory.{which}"
+    assert (reader.headroom, reader.free) == ((100 - used_with_swap) * MIB, (100 - used_with_swap) * MIB)
+
+
+def test_of_limits_with_and_without_swap_only_those_that_decide_are_looked_at_twice(machine: Machine) -> None:
+    machine.v1("/a")
+    for name, usage in (("", 60), ("/a", 50)):
+        level = f"/sys/fs/cgroup/memory{name}"
+        machine.v1_level(level, limit=100 * MIB, usage=usage * MIB, stat={"total_inactive_file": 30 * MIB})
+        machine.write(f"{level}/memory.memsw.limit_in_bytes", f"{100 * MIB}\n")
+        machine.write(f"{level}/memory.memsw.usage_in_bytes", f"{usage * MIB}\n")
+    machine.write("/sys/fs/cgroup/memory/memory.stat", f"total_inactive_file {35 * MIB}\n")
+    machine.write("/sys/fs/cgroup/memory/a/memory.usage_in_bytes", "?")
+    reader = memory_limits(root=str(machine))
+    assert reader.read(DECISIVE)
+    assert reader.failure() is None
+    assert (reader.headroom, reader.free) == (75 * MIB, 40 * MIB), "the top's, by its own cache"
+    machine.write("/sys/fs/cgroup/memory/memory.usage_in_bytes", "?")
+    assert reader.read(DECISIVE)
+    assert reader.failure() is not None
 
 
 def test_where_more_is_allowed_with_swap_both_usages_are_read(machine: Machine) -> None:
@@ -589,6 +648,42 @@ def test_limits_that_speak_of_the_same_file_share_its_descriptor(machine: Machin
         "/sys/fs/cgroup/memory.max",
         "/sys/fs/cgroup/memory.stat",
     ]
+
+
+@pytest.mark.parametrize(
+    ("rlimit", "where", "limits"),
+    [
+        (resource.RLIMIT_AS, "RLIMIT_AS", memory_limits),
+        (resource.RLIMIT_DATA, "RLIMIT_DATA", memory_limits),
+        (resource.RLIMIT_NOFILE, "RLIMIT_NOFILE", open_file_limits),
+        (resource.RLIMIT_NPROC, "RLIMIT_NPROC", task_limits),
+    ],
+)
+def test_this_process_s_own_limits_are_those_that_its_file_tells(
+    rlimit: int, where: str, limits: Callable[..., LimitReader]
+) -> None:
+    before = resource.getrlimit(rlimit)
+    own, by_file = limits(), limits(pid=os.getpid())
+    try:
+        for soft in (1 << 40 if before[1] == resource.RLIM_INFINITY else before[1] - 1, before[1]):
+            resource.setrlimit(rlimit, (soft, before[1]))
+            found = []
+            for reader in (own, by_file):
+                assert reader.read(FULL)
+                found.append({limit.where: limit.value for limit in reader.limits()})
+            assert found[0] == found[1]
+            if where in found[0]:  # which for the root user tasks are not
+                assert found[0][where] == (None if soft == resource.RLIM_INFINITY else soft)
+    finally:
+        resource.setrlimit(rlimit, before)
+
+
+def test_this_process_s_own_limits_need_no_file() -> None:
+    before = descriptors()
+    readers = memory_limits(), open_file_limits()
+    opened = [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in descriptors() - before]
+    assert readers
+    assert not [path for path in opened if path.endswith("/limits")]
 
 
 # --- another process ---
