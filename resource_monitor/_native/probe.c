@@ -449,6 +449,8 @@ static void look_at_neighbour(rm_limit *limits, int count, rm_outcome *outcome)
     if (outcome->least <= 0 || !counts_for_both(&limits[outcome->least - 1], limits + count))
         return;
     rm_limit *second = &limits[outcome->least], *first = second - 1;
+    if (first->state != RM_LIMITED)
+        return;
     first->reclaimable = second->reclaimable; /* of the same file */
     first->reclaimable_low = second->reclaimable_low;
     first->at_least = second->at_least;

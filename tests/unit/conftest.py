@@ -9,9 +9,8 @@ from hypothesis import settings
 from resource_monitor.guard import IN_SERVER, place
 from resource_monitor.middleware import gate
 
-# What a busy machine takes for one example says nothing. How long the fuzz tests search they say themselves, and where
-# both are run together that is not how long these do.
-settings.register_profile("units", max_examples=200, deadline=None)
+# What a busy machine takes for one example says nothing; how long the fuzz tests search they say themselves.
+settings.register_profile("units", deadline=None)
 settings.load_profile("units")
 
 
