@@ -28,7 +28,6 @@ struct pass {
     int tier;
     u64 mem_total;      /* of the machine: a cgroup limit of more is none */
     u64 least_visible;  /* the smallest value that a visible v1 level sets */
-    int usage_later;    /* whoever reads the entry reads its usage once its neighbour is read */
     const rm_limit *below; /* the last cgroup whose reclaimable part was read */
     int stat_fd;
     int stat_error;
@@ -163,38 +162,42 @@ static void read_usage(rm_limit *limit)
         failed(limit, RM_USAGE_FILE, error);
 }
 
-/* The cgroups come from the process's own upwards, so that what is reclaimable below can be reclaimed here too. */
-static void read_cgroup(rm_limit *limit, struct pass *pass)
+/* The cgroups come from the process's own upwards, so that what is reclaimable below can be reclaimed here too. Whether
+ * the cgroup is limited, and its usage is to be read. */
+static int is_limited_cgroup(rm_limit *limit, struct pass *pass)
 {
     int error;
-    if (pass->tier != RM_USAGE) {
-        if (limit->kind == RM_CGROUP_V1_HIDDEN) {
-            if (!is_limited_above(limit, pass))
-                return;
-        } else {
-            if ((error = read_integer(limit->limit_fd, &limit->value))) {
-                failed(limit, RM_LIMIT_FILE, error);
-                return;
-            }
-            if (limit->kind == RM_CGROUP_V1 && limit->value < pass->least_visible)
-                pass->least_visible = limit->value;
-            if (limit->value >= V1_UNLIMITED || limit->value >= pass->mem_total) {
-                limit->state = RM_UNLIMITED;
-                return;
-            }
+    if (pass->tier == RM_USAGE)
+        return 1;
+    if (limit->kind == RM_CGROUP_V1_HIDDEN) {
+        if (!is_limited_above(limit, pass))
+            return 0;
+    } else {
+        if ((error = read_integer(limit->limit_fd, &limit->value))) {
+            failed(limit, RM_LIMIT_FILE, error);
+            return 0;
         }
-        limit->state = RM_LIMITED;
-        if (pass->tier == RM_FULL || !pass->below || pass->stat_fd == limit->stat_fd) {
-            read_reclaimable(limit, pass);
-            if (limit->state != RM_LIMITED)
-                return;
-        } else {
-            limit->reclaimable = pass->below->reclaimable;
-            limit->reclaimable_low = pass->below->reclaimable_low;
-            limit->at_least = 1;
+        if (limit->kind == RM_CGROUP_V1 && limit->value < pass->least_visible)
+            pass->least_visible = limit->value;
+        if (limit->value >= V1_UNLIMITED || limit->value >= pass->mem_total) {
+            limit->state = RM_UNLIMITED;
+            return 0;
         }
     }
-    if (!pass->usage_later)
+    limit->state = RM_LIMITED;
+    if (pass->tier == RM_FULL || !pass->below || pass->stat_fd == limit->stat_fd) {
+        read_reclaimable(limit, pass);
+    } else {
+        limit->reclaimable = pass->below->reclaimable;
+        limit->reclaimable_low = pass->below->reclaimable_low;
+        limit->at_least = 1;
+    }
+    return limit->state == RM_LIMITED;
+}
+
+static void read_cgroup(rm_limit *limit, struct pass *pass)
+{
+    if (is_limited_cgroup(limit, pass))
         read_usage(limit);
 }
 
@@ -407,11 +410,9 @@ static int counts_for_both(const rm_limit *limit, const rm_limit *end)
  * nearer one: the first's usage is read last, where it can matter. */
 static void read_pair(rm_limit *limit, struct pass *pass)
 {
-    pass->usage_later = 1;
-    read_entry(limit, pass);
-    pass->usage_later = 0;
-    read_entry(limit + 1, pass);
-    if (limit->state == RM_LIMITED && (pass->tier == RM_FULL || !counts_for_both(limit, limit + 2)))
+    int limited = is_limited_cgroup(limit, pass);
+    read_cgroup(limit + 1, pass);
+    if (limited && (pass->tier == RM_FULL || !counts_for_both(limit, limit + 2)))
         read_usage(limit);
 }
 
@@ -477,7 +478,6 @@ int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_out
     if (getpid() != owner)
         return ESTALE;
     pass.tier = tier;
-    pass.usage_later = 0;
     pass.mem_total = pass.least_visible = NO_LIMIT;
     pass.below = NULL;
     pass.text_fd = pass.stat_fd = NO_FILE;
