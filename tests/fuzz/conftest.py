@@ -9,4 +9,8 @@ settings.register_profile("default", max_examples=200, deadline=None)
 settings.register_profile(
     "ci", max_examples=10_000, deadline=None, derandomize=False, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))
+
+
+def pytest_collectstart() -> None:
+    """For the tests of this directory, which take what is loaded when they are imported: unit tests search less."""
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "default"))

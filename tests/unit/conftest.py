@@ -9,9 +9,13 @@ from hypothesis import settings
 from resource_monitor.guard import IN_SERVER, place
 from resource_monitor.middleware import gate
 
-# What a busy machine takes for one example says nothing; how long the fuzz tests search they say themselves.
+# What a busy machine takes for one example says nothing.
 settings.register_profile("units", deadline=None)
-settings.load_profile("units")
+
+
+def pytest_collectstart() -> None:
+    """For the tests of this directory, which take what is loaded when they are imported: fuzz tests search longer."""
+    settings.load_profile("units")
 
 
 @pytest.fixture
