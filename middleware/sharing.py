@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterable
 
 from resource_monitor.admission import Learned, Route
-from resource_monitor.guard import passed
+from resource_monitor.guard import passed, publish_passed
 from resource_monitor.workers import FRESH, Others, WorkerTable
 
 # Learned figures move slowly; seconds between two tellings.
@@ -85,7 +85,7 @@ def share() -> Sharing | None:
     global _table, _opened
     with _lock:
         if not _opened:
-            _table, _opened = WorkerTable.open(), True
+            _table, _opened = WorkerTable.open(watch=publish_passed), True
         table = _table
     return None if table is None else Sharing(table)
 

@@ -64,8 +64,9 @@ class AllocationGuard:
 
     ``floor`` is the headroom that allocations of 288 KiB and more must leave: bytes, a size (``"8MiB"``), a share of
     the smallest limit (``"1%"``) or a share between bounds (``"clamp(8MiB, 1%, 256MiB)"``, the default); growth by
-    smaller steps may use half of it, as may a server's buffers of less than 2 MiB, and the server's own small steps all
-    but an eighth. ``monitor`` says which limits are watched (default: the process's shared one).
+    smaller steps may use half of it, as may a server's buffers of less than 2 MiB, small steps of threads that run no
+    request three quarters, and the server's own all but an eighth. ``monitor`` says which limits are watched (default:
+    the process's shared one).
 
     What it cannot see: memory that C extensions take from ``malloc`` themselves, such as NumPy's arrays, and other
     processes; it sees them in the usage, but cannot refuse them. Use :func:`~resource_monitor.reserve` for those.
@@ -205,11 +206,23 @@ def passed() -> int:
     return _turn.passed()
 
 
+def publish_passed(cell: memoryview | None) -> None:
+    """Have the guard write what :func:`passed` says into ``cell`` at each check, for other processes to read while this
+    one has no time to tell them: 8 bytes, then as many with the complement. ``None`` ends that and lets go of the cell;
+    a child made by fork is to begin with that.
+    """
+    global _cell
+    before, _cell = _cell, None if cell is None else ffi.from_buffer("unsigned long long[2]", cell)
+    lib.rm_guard_publish(ffi.NULL if _cell is None else _cell)
+    if before is not None:
+        ffi.release(before)
+
+
 def place() -> Any:
     """The calling thread's place in a request, as an ``int *`` to be set.
 
     :data:`IN_APP` while the app runs on it, :data:`IN_SERVER` afterwards. Small steps are refused to the app first, and
-    a thread that never says where it is, is taken for it.
+    then to threads that never say where they are.
     """
     try:
         return _places.here
@@ -249,6 +262,7 @@ def _after_fork_in_child() -> None:
 
 
 _places = threading.local()
+_cell: Any = None
 _installed: AllocationGuard | None = None
 _lock = threading.RLock()
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -3,9 +3,10 @@
 Knows the bytes and what they can mean; whatever is torn, spoilt or absurd is as good as absent. When a slot is taken,
 written and read is ``workers``' business.
 
-A slot holds who took it, its figures, and learned records. Owner and figures are written twice, one after the other
-and each with a checksum: one of the two is whole whenever they are read, and neither side needs a lock. The records
-stand alone, and are read again when they were torn.
+A slot holds who took it, its figures, learned records, and a cell. Owner and figures are written twice, one after the
+other and each with a checksum: one of the two is whole whenever they are read, and neither side needs a lock. The
+records stand alone, and are read again when they were torn. Into the cell the worker's allocation guard writes what
+passed, also while the worker has no time to write its figures.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FIELDS = 4
 Record = tuple[float | None, ...]
 """:data:`FIELDS` numbers, none negative; ``None`` for one that is not known or does not bind."""
 
-VERSION = 2
+VERSION = 3
 
 # owner's pid and start time, promised bytes, requests in flight, bytes passed; with the checksum of these (zlib.crc32)
 _FIGURES, _STATE = struct.Struct("=IQQQQ"), struct.Struct("=IQQQQI")
@@ -42,7 +43,10 @@ _CHECKSUM, _LEARNED, _HEAD = struct.Struct("=I"), struct.Struct("=dI"), struct.S
 _RECORD = struct.Struct(f"=8s{FIELDS}d")
 _STATES = 2 * _STATE.size
 _FREE = bytes(_STATES)
-_SLOT = _STATES + _HEAD.size + ROUTES * _RECORD.size
+# bytes passed, and the complement; in 8 bytes each where the slot begins at a multiple of that
+_CELL = struct.Struct("=QQ")
+_CELL_AT = -(-(_STATES + _HEAD.size + ROUTES * _RECORD.size) // 8) * 8
+_SLOT = _CELL_AT + _CELL.size
 
 HEADER = struct.pack("=8s5I", b"rmworker", VERSION, SLOTS, _SLOT, ROUTES, FIELDS)
 # other bytes whenever a slot is taken or left
@@ -51,6 +55,7 @@ SIZE = _FIRST + SLOTS * _SLOT
 OFFSETS = range(_FIRST, SIZE, _SLOT)
 """Where the slots begin."""
 
+_ALL_BITS = (1 << 64) - 1
 # What nobody can have: PID_MAX_LIMIT of linux/threads.h, a pebibyte, a million requests, an exbibyte in a lifetime.
 _MOST_PID, _MOST_BYTES, _MOST_REQUESTS, _MOST_PASSED = 1 << 22, 1 << 50, 1 << 20, 1 << 60
 
@@ -102,6 +107,12 @@ def write_state(content: mmap, slot: int, worker: Owner, promised: int, in_fligh
 def clear_state(content: mmap, slot: int) -> None:
     """Make a slot free; its records stay."""
     content[slot : slot + _STATES] = _FREE
+    content[slot + _CELL_AT : slot + _SLOT] = bytes(_CELL.size)
+
+
+def cell(content: mmap, slot: int) -> memoryview:
+    """Where a slot's owner has its guard write what passed."""
+    return memoryview(content)[slot + _CELL_AT : slot + _SLOT]
 
 
 def read_state(content: mmap, slot: int) -> tuple[Owner, int, int, int] | None:
@@ -117,8 +128,17 @@ def read_state(content: mmap, slot: int) -> tuple[Owner, int, int, int] | None:
             and passed <= _MOST_PASSED
             and checksum == zlib.crc32(state[: _FIGURES.size])
         ):
-            return Owner(pid, started), promised, in_flight, passed
+            return Owner(pid, started), promised, in_flight, max(passed, _read_cell(content, slot))
     return None
+
+
+def _read_cell(content: mmap, slot: int) -> int:
+    """What passed by a slot's cell, 0 where it says nothing."""
+    for _ in range(3):  # a fast writer may have got to the first half meanwhile
+        passed, complement = _CELL.unpack_from(content, slot + _CELL_AT)
+        if passed ^ complement == _ALL_BITS and passed <= _MOST_PASSED:
+            return int(passed)
+    return 0
 
 
 def write_records(content: mmap, slot: int, records: Mapping[str, Record], now: float) -> None:

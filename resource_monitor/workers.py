@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from resource_monitor import cgroup, worker_slots
@@ -51,10 +51,14 @@ class WorkerTable:
 
     Times are :func:`time.monotonic`'s, which is one for all processes of a machine. The first call that needs a slot
     takes it: a child made by fork has its own, and a parent that does nothing but fork has none.
+
+    ``watch`` is called with a slot's cell when it was taken, for what passes to be written there, and with ``None``
+    before that cell is gone.
     """
 
-    def __init__(self, file: SharedFile, root: str) -> None:
+    def __init__(self, file: SharedFile, root: str, watch: Callable[[memoryview | None], None]) -> None:
         self._file: SharedFile | None = file
+        self._watch = watch
         self._root = root
         self._closed = False
         self._pid = 0
@@ -69,14 +73,17 @@ class WorkerTable:
         atexit.register(self.close)
 
     @classmethod
-    def open(cls, *, root: str = "/") -> WorkerTable | None:
+    def open(
+        cls, *, root: str = "/", watch: Callable[[memoryview | None], None] = lambda cell: None
+    ) -> WorkerTable | None:
         """The table of the memory cgroup that limits this process; ``None`` without one, or where it cannot be used.
 
-        ``root`` is a directory that stands in for ``/``, though not for the processes in its ``/proc``.
+        ``root`` is a directory that stands in for ``/``, though not for the processes in its ``/proc``. ``watch`` is as
+        for the class, by default nobody's.
         """
         try:
             path = _path(root)
-            return None if path is None else cls(_share(path), root)
+            return None if path is None else cls(_share(path), root, watch)
         except (OSError, ProbeError) as error:
             _report(error)
             return None
@@ -141,6 +148,7 @@ class WorkerTable:
         self._closed = True
         if file is None:
             return
+        self._watch(None)
         with contextlib.suppress(OSError, ProbeError):
             if file.owner == os.getpid():
                 if slot is not None:
@@ -161,6 +169,7 @@ class WorkerTable:
             return
         self._slot = None
         self._census_at = -math.inf
+        self._watch(None)
         try:
             if os.getpid() != self._pid:
                 self._pid = os.getpid()
@@ -175,8 +184,10 @@ class WorkerTable:
                 self._slot = worker_slots.free(file.content)
                 if self._slot is None:
                     raise ProbeError(file.path, "has all of its slots taken by living workers")
+                worker_slots.clear_state(file.content, self._slot)
                 self._write()
                 worker_slots.change_roster(file.content)
+            self._watch(worker_slots.cell(file.content, self._slot))
         except (OSError, ProbeError) as error:
             if not self._reported:
                 self._reported = True

@@ -120,6 +120,7 @@ static struct {
     u64 floor;
     u64 left, granted;              /* as of the last check that set a budget: room above the floor, and the budget */
     unsigned int injected;
+    u64 *published;
     rm_guard_statistics statistics;
 } guard;
 
@@ -252,13 +253,23 @@ static bool refuse(size_t size, u64 headroom, bool small, int64_t now)
 static int share_of(size_t size, bool arena)
 {
     bool small = size < LARGE || arena;
+    /* A thread that never said where it is may be a pool's that does the app's work, or one that must not die of what a
+     * request takes, such as that by which a worker of uvicorn tells its supervisor that it lives. */
     if (place != RM_IN_SERVER)
-        return !small ? 1 : size <= TINY ? TINY_SHARE : SMALL_SHARE;
+        return !small ? 1 : size <= TINY || (place == RM_ANYWHERE && !arena) ? TINY_SHARE : SMALL_SHARE;
     if (small)
         return SERVER_SHARE;
     /* Buffers end where the app's small steps do: they may be those of a task that the app left to the event loop, and
      * none may take what tiny blocks need. One that cannot be charged is large. */
     return size < SERVER_LARGE && usable_size ? SMALL_SHARE : 1;
+}
+
+static void publish(void)
+{
+    u64 passed = rm_guard_passed();
+    /* each whole, for the reader is another process: what stands there is right when both say so */
+    __atomic_store_n(&guard.published[0], passed, __ATOMIC_RELAXED);
+    __atomic_store_n(&guard.published[1], ~passed, __ATOMIC_RELEASE);
 }
 
 /* Whether `size` more bytes may be taken, where such a share of the floor is to be left; sets the next budget, and `charged`
@@ -275,6 +286,8 @@ static bool check(size_t size, int share, bool *charged)
         atomic_store_explicit(&charged_from, SIZE_MAX, memory_order_relaxed);
         return true;
     }
+    if (guard.published)
+        publish();
     /* CPython 3.12 and 3.13 do not outlive the refusal of every frame or coroutine */
     if (every && size > OBJECT_MOST && ++guard.injected % every == 0) {
         refuse(size, guard.outcome.headroom, small, now);
@@ -556,6 +569,19 @@ static void after_fork(void)
     release_lock();
 }
 
+static void after_fork_in_child(void)
+{
+    guard.published = NULL; /* the parent's */
+    after_fork();
+}
+
+static void handle_forks(void)
+{
+    static bool handled;
+    if (!handled)
+        handled = pthread_atfork(before_fork, after_fork, after_fork_in_child) == 0;
+}
+
 static void start_watching(const rm_guard_watch *watch)
 {
     guard.watch = *watch;
@@ -607,11 +633,9 @@ static void stay_linked(void)
  * where this interpreter does not offer what is needed. */
 int rm_guard_install(const rm_guard_watch *watch, void (*event)(int))
 {
-    static bool fork_handled;
     if (!find_python())
         return ENOSYS;
-    if (!fork_handled)
-        fork_handled = pthread_atfork(before_fork, after_fork, after_fork) == 0;
+    handle_forks();
     rm_guard_link();
     take_lock();
     start_watching(watch);
@@ -665,7 +689,7 @@ void rm_guard_read(rm_guard_statistics *out)
 }
 
 /* Where on the calling thread's way through a request it is: the address of an rm_guard_place, which is kept up to date
- * by whoever runs the app. A thread that never said so is taken to run the app. */
+ * by whoever runs the app. Of a thread that never said so it is not known whether it runs the app. */
 int *rm_guard_place(void) { return &place; }
 
 /* How often anything was refused on the calling thread. */
@@ -677,6 +701,16 @@ u64 rm_guard_passed(void)
 {
     stay_linked();
     return (u64)(atomic_load(&granted) - atomic_load(&budget));
+}
+
+/* Have every check write what passed so far into passed[0], and its complement into passed[1]; NULL ends it. A child made
+ * by fork begins without. */
+void rm_guard_publish(u64 *passed)
+{
+    handle_forks();
+    take_lock();
+    guard.published = passed;
+    release_lock();
 }
 
 /* For tests: have every allocation checked, and every n-th that is larger than a small object refused; 0 ends it. */

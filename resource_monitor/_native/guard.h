@@ -41,4 +41,5 @@ void rm_guard_read(rm_guard_statistics *out);
 int *rm_guard_place(void);
 unsigned long long rm_guard_thread_refusals(void);
 unsigned long long rm_guard_passed(void);
+void rm_guard_publish(unsigned long long *passed);
 void rm_guard_refuse_every(unsigned int n);

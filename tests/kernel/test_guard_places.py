@@ -45,6 +45,25 @@ def test_the_server_gets_its_buffers_where_the_app_gets_no_large_block(child_cgr
     assert found == [[False, True], [False, False]]
 
 
+def test_threads_that_run_no_request_go_on_where_the_app_gets_no_small_step(child_cgroup: MakeCgroup) -> None:
+    """One of them tells uvicorn's supervisor that the worker lives, which is killed when that thread dies."""
+    program = (
+        CALLS
+        + PLACES
+        + """
+    place()[0] = IN_APP
+    held = fill(300_000), fill(10_000)
+    here = granted(IN_APP, 10_000)
+    found = []
+    thread = threading.Thread(target=lambda: found.append(len(bytearray(10_000))))
+    thread.start()
+    thread.join()
+    print(json.dumps([here, found]))
+    """
+    )
+    assert run_python(child_cgroup(LIMIT), program) == [False, [10_000]]
+
+
 def test_the_servers_buffers_leave_room_for_small_steps_of_both(child_cgroup: MakeCgroup) -> None:
     """An interpreter that is refused a tiny block may end there and then."""
     program = (

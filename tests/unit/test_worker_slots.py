@@ -48,6 +48,29 @@ def test_figures_come_back(content: mmap.mmap) -> None:
     assert worker_slots.read_state(content, SECOND) is None
 
 
+def test_what_passed_is_what_the_cell_says_once_that_is_more(content: mmap.mmap) -> None:
+    worker_slots.write_state(content, SECOND, WORKER, 1, 2, 1000)
+    with worker_slots.cell(content, SECOND) as cell:
+        for passed, told in [(999, 1000), (1001, 1001), (1 << 60, 1 << 60), ((1 << 60) + 1, 1000)]:
+            cell[:] = struct.pack("=QQ", passed, ~passed & (1 << 64) - 1)
+            assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 2, told)
+        cell[:] = struct.pack("=QQ", 2000, 2000)
+        assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 2, 1000)
+    worker_slots.clear_state(content, SECOND)
+    assert not any(content[SECOND : SECOND + OFFSETS.step])
+
+
+def test_a_cell_can_be_written_to_eight_bytes_at_a_time() -> None:
+    with mmap.mmap(-1, SIZE) as content:
+        whole = memoryview(content)
+        for slot in OFFSETS:
+            with worker_slots.cell(content, slot) as cell:
+                cell[0] = 1
+                assert whole[: slot + OFFSETS.step].tolist().index(1) % 8 == 0
+                cell[0] = 0
+        whole.release()
+
+
 @given(promised=st.integers(), in_flight=st.integers(), passed=st.integers())
 def test_figures_are_kept_within_what_can_be(promised: int, in_flight: int, passed: int) -> None:
     with mmap.mmap(-1, SIZE) as content:
