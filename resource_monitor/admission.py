@@ -7,7 +7,8 @@ Everything that changes the state of admission lives in this file. A request sta
 * *Latency*: while the event loop lags, or connections wait to be accepted, for longer than a moment, work in flight is
   bounded, for an answer that comes too late is no good answer.
 * The *gate*: what is left, less what is promised and what requests in flight are known to take yet, is at least the
-  floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``.
+  floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``,
+  and so may one of which fewer are in flight than lately were without a loss, for an allocator keeps what they left.
 * *Cold start*: the first requests of a class say what it needs, so that few of them start in the same moment.
 * The *pace*: may one more request of this route class start now? A class begins at the rate that fits by what its first
   requests held, and for how long; where that does not bind, it is not paced until the allocation guard has cost it
@@ -27,7 +28,7 @@ is read or asked for anew, or a request or a promise ends: those like it are ref
 
 Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
 that grew by more than the guard let pass grew unseen, and is put down to the classes in flight. A class with unseen
-memory is held to what its requests were seen to take.
+memory is held to what its requests were seen to take, and goes not as low.
 """
 
 from __future__ import annotations
@@ -40,17 +41,19 @@ from typing import NamedTuple
 GAIN = 1.12
 _TOLERATED = 1 - 1 / GAIN
 # What is delivered is counted until as many ended as were in flight when the count began, and over this many good
-# results, but not less nor more than so many seconds. From idling on, the first good result begins the count: what
+# results, but not less nor more than so many seconds, nor less than a request lasts: those that began together end
+# together, and would say that many more can be done. From idling on, the first good result begins the count: what
 # comes before says how long a request takes, not how many can be done.
 _RESULTS, _SHORTEST, _LONGEST, _PATIENCE = 8, 0.25, 1.0, 5.0
 # How much a new count of what is delivered moves the average; one more than this share lost is a time of losses.
 _WEIGHT, _LOSSY = 0.3, 0.02
 # A paced class that lost nothing for so many counts is let go when the pace did not bind, or may speed up quickly; and
-# very quickly until it first loses something, for what was delivered in the turmoil before says little.
+# as far as there was room for at the least, up to the first number, until it first loses something, for what was
+# delivered in the turmoil before says little. Later it may go half of that way.
 _CALM, _CALM_ENOUGH = 8, 2
 _PROBING, _FASTER, _SLIGHTLY_FASTER, _SLOWER = 1.5, 1.1, 1.04, 0.8
-# One that was paced by its first requests alone does too, while less than this share of the memory is used.
-_HARDLY = 1 / 4
+# Where memory refuses, a pace beyond so many times what is delivered only has it swing between full and empty.
+_BEYOND = 1.4
 # A class is windowed while it has no more than this many in flight, and paced from there on; never less than 1/s.
 _FEW = 4
 _SLOWEST = 1.0
@@ -58,6 +61,8 @@ _SLOWEST = 1.0
 # The floor of a class goes down by one of these parts of the way at each count, the smaller one after the first loss,
 # and up by one for each loss: at a few losses in a hundred it stays where it is.
 _DOWN_UNHURT, _DOWN, _UP = 1 / 8, 1 / 16, 1 / 16
+# That of a class with memory that the guard does not see goes down to this part, and back at a near miss.
+_UNSEEN_LEAST = 5 / 8
 
 # Until it is known what a new class takes, a request is taken to need so many bytes, which says how many may be
 # unanswered at first, though never less than the second number. Four times as many may be when as many were answered
@@ -70,6 +75,8 @@ _ANY = 1 << 62
 
 # What a class holds is measured while no more classes than this are in flight, and it has at least this share of it.
 _TOGETHER, _MOST = 4, 3 / 4
+# One that takes no more than this share of it unseen is paced by it all the same: what the first requests load stays.
+_HARDLY = 1 / 4
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
 # What the guard let pass may show later, half of it within so many seconds, and other processes tell within so many
@@ -79,7 +86,7 @@ _NOISE, _LEAST, _SHOWS_WITHIN, _TOLD_WITHIN = 1 << 20, 1 << 17, 0.25, 0.1
 _TAKES_WITHIN = 0.01
 # What a class was seen to take unseen at the most fades by this much a count, so that it is learned anew, and a near
 # miss, when a reading finds less than half of the floor, says that it is more.
-_FADES, _NEAR_MISS = 0.98, 1.3
+_FADES, _NEAR_MISS = 0.995, 1.3
 
 # The event loop lags when it came late by more than this many seconds at every beat for so long; then the work in
 # flight is cut to this share, and let grow again by this much. Where connections wait to be accepted, for longer than
@@ -171,6 +178,7 @@ class Route:
         "_area",
         "_begun",
         "_calm",
+        "_carried",
         "_cold",
         "_cold_since",
         "_delivered",
@@ -180,6 +188,7 @@ class Route:
         "_growths",
         "_held_back",
         "_holds",
+        "_lasts",
         "_lost",
         "_measured",
         "_missed",
@@ -187,10 +196,12 @@ class Route:
         "_probing",
         "_refused_since",
         "_round",
+        "_short",
         "_since",
+        "_spared",
+        "_spared_least",
         "_taken",
         "_tokens",
-        "_took",
         "_unanswered",
         "_work",
         "floor",
@@ -212,19 +223,25 @@ class Route:
         self._refused_since: float | None = None
         self._begun = False
         self._good = self._lost = self._most = 0
-        self._held_back = False
+        # how often the pace refused since the count began, what was left then, bytes, in all and at the least; and
+        # whether memory refused
+        self._held_back = self._spared = 0
+        self._spared_least: float = math.inf
+        self._short = False
         self._round = self._probing = 0
         self._delivered: float | None = None
         self._calm = 0
+        # so many were in flight without one of them being lost
+        self._carried = 0
         self._tokens = self._filled = 0.0
         self._taken, self._growths, self._missed = 0.0, 0, False
         self._cold = self._answered = self._unanswered = 0
         self._cold_since = 0.0
         # what a request holds, bytes, and where that comes from: the integrals over time of what is held and of what is
-        # in flight; the requests that ended, and their seconds
+        # in flight; the requests that ended well, and how long one of the last of them took, seconds
         self._measured = learned is not None
         self._holds = 0.0
-        self._area = self._work = self._took = 0.0
+        self._area = self._work = self._lasts = 0.0
         self._ended = 0
         if learned is not None:
             self.floor, self.unseen = learned.floor, learned.unseen
@@ -300,6 +317,7 @@ class Admission:
         beyond = int(route._holds + self._yet_to_show(now)) if patient and self.in_flight and not urgent else 0
         while left < self.wants(route, need, priority) + beyond:
             if not _doubts(route, now):
+                route._short = True
                 return Reason.MEMORY
         if not _warm_enough(route, left // (1 + self._others), now, room_for_twice=self._uses_less_than(_HALF)):
             return Reason.COLD_START
@@ -307,8 +325,11 @@ class Admission:
             if route._good + route._lost == 0:
                 route._since, route._begun = now, False
         elif not urgent and not _in_time(route, now):
-            route._held_back = True
+            route._held_back += 1
+            route._spared += left
+            route._spared_least = min(left, route._spared_least)
             return Reason.PACE
+        route._carried = max(route._carried, route.in_flight)
         self.starts(route)
         if patient:
             self._starting, self._started_at = self._yet_to_show(now) + route._holds, now
@@ -332,8 +353,10 @@ class Admission:
             route._good += 1
             if not route._begun:
                 route._since, route._begun = now, True
-            if not route._measured:
-                self._first_ends(route, now, took)
+            route._ended += 1
+            route._lasts += (took - route._lasts) / min(route._ended, 2 * _RESULTS)
+            if not route._measured and route._ended >= _RESULTS:
+                self._first_ended(route, now)
         if route.window is not None:
             _slide(route, lost=lost)
         self._take_stock(route, now)
@@ -351,23 +374,31 @@ class Admission:
         self._revoke()
         route.lost += 1
         route._lost += 1
+        route._carried = min(route._carried, route.in_flight - 1)
         if route.floor is not None:
             route.floor = min(self.floor, route.floor + _UP * (self.floor - self.lowest))
 
     def _take_stock(self, route: Route, now: float) -> None:
         elapsed = now - route._since
         if route._good >= _RESULTS:
-            enough = elapsed >= _SHORTEST and route._good + route._lost >= route._round
+            enough = elapsed >= max(_SHORTEST, route._lasts) and route._good + route._lost >= route._round
         else:
             enough = elapsed >= _LONGEST and route._good > 0
         if enough or elapsed >= _PATIENCE:
             self._lower(route)
             _forget(route)
             free = _is_free(route)
-            _count(route, now, elapsed, hardly_used=self._idle is not None and self._uses_less_than(_HARDLY))
+            mean = route._spared / route._held_back if route._held_back else math.inf
+            _count(route, now, elapsed, self._room(mean), self._room(route._spared_least))
             if not _is_free(route):
                 self._unbound += free
                 self._revoke()
+
+    def _room(self, left: float) -> float:
+        """How many times as much as is held fits where ``left`` bytes are left, :data:`_PROBING` at the most."""
+        if self._idle is None or left >= self._idle:
+            return _PROBING
+        return min(_PROBING, (self._idle - self.floor) / (self._idle - left))
 
     def starts(self, route: Route) -> None:
         """Count a request of ``route`` in flight that was not asked for, or was refused and starts all the same."""
@@ -435,6 +466,7 @@ class Admission:
                 _refill(route, route.rate, max(route._filled, first_start))
                 route._tokens = max(0.0, route._tokens - started)
             route._most = max(route._most, route.in_flight + most)
+            route._carried = max(route._carried, route.in_flight + most - 1)
             self.in_flight += started
             route.in_flight += started
             self._busy.add(route)
@@ -491,7 +523,11 @@ class Admission:
         if priority is Priority.CRITICAL:
             return min(self.lowest, self.floor / 2)
         # the limit, and with it both bounds, may have changed since the class's own was found
-        floor = self.floor if route.floor is None or route.unseen else min(self.floor, max(route.floor, self.lowest))
+        least = max(self.lowest, _UNSEEN_LEAST * self.floor) if route.unseen else self.lowest
+        floor = self.floor if route.floor is None else min(self.floor, max(route.floor, least))
+        # what ended may have left its memory with the allocator, where the next one finds it
+        if floor < self.floor and not route.unseen and _MOST * self.in_flight <= route.in_flight < route._carried:
+            floor = self.lowest
         return 2 * floor if priority is Priority.SHEDDABLE else floor
 
     def _lower(self, route: Route) -> None:
@@ -569,6 +605,7 @@ class Admission:
             if near_miss and not route._missed:
                 route.unseen *= _NEAR_MISS
                 route._missed = True
+                route.floor = None
 
     def _shrink(self, given_back: float) -> None:
         whole = sum(route._taken for route in self._busy)
@@ -584,11 +621,12 @@ class Admission:
 
     def _measure(self, headroom: int, now: float, elsewhere: int) -> None:
         elapsed, self._measured_at = now - self._measured_at, now
-        self._left = headroom
+        before, self._left = self._left, headroom
         if self.in_flight == 0 or self._idle is None:
             self._idle = headroom
         elif len(self._busy) <= _TOGETHER:
-            held = max(0, self._idle - headroom) * self.in_flight / (self.in_flight + elsewhere)
+            # what is taken step by step was, half of the time since the last reading, not taken yet
+            held = max(0.0, self._idle - (before + headroom) / 2) * self.in_flight / (self.in_flight + elsewhere)
             for route in self._busy:
                 if not route._measured and route.in_flight >= _MOST * self.in_flight:
                     route._area += held * elapsed
@@ -598,21 +636,19 @@ class Admission:
         """Whether what is in flight holds less than this share of what there is."""
         return self._idle is None or self._idle - self._left < share * (self._idle - self.floor)
 
-    def _first_ends(self, route: Route, now: float, took: float) -> None:
+    def _first_ended(self, route: Route, now: float) -> None:
         """Pace ``route`` by its first good results: as many start a second as fit if each holds what these held, by the
         law of J. D. C. Little (1961): what is held on average is the rate times what one holds, bytes times seconds."""
-        route._ended += 1
-        route._took += took
-        if route._ended < _RESULTS:
-            return
         route._measured = True
-        if route.unseen or route.lost or not route._area or self._idle is None:
+        if route.lost or not route._area or self._idle is None:
+            return
+        holds = route._area / route._work
+        if route.unseen > _HARDLY * holds:
             return
         route._cold = _WARM
-        route._holds = route._area / route._work
-        lasts = route._took / route._ended
-        rate = (self._idle - self.floor) / (1 + self._others) / (route._holds * lasts)
-        if rate * lasts > _FEW:
+        route._holds = holds
+        rate = (self._idle - self.floor) / (1 + self._others) / (route._holds * route._lasts)
+        if rate * route._lasts > _FEW:
             route.rate, route._tokens, route._filled = max(rate, _SLOWEST), 0.0, now
 
     # --- latency ---
@@ -743,8 +779,9 @@ def _slide(route: Route, *, lost: bool) -> None:
         route.window += 1.0 if route._calm > 1 else step * _TOLERATED
 
 
-def _count(route: Route, now: float, elapsed: float, *, hardly_used: bool) -> None:
-    """Take stock of what was delivered, and adjust the pace."""
+def _count(route: Route, now: float, elapsed: float, room: float, least_room: float) -> None:
+    """Take stock of what was delivered, and adjust the pace; when that refused, there was ``room`` on average, and at
+    the least, for so many times what was held."""
     delivered = route._good / elapsed
     share = route._lost / (route._good + route._lost)
     if route._delivered is None:
@@ -768,24 +805,28 @@ def _count(route: Route, now: float, elapsed: float, *, hardly_used: bool) -> No
     elif route.rate is not None:
         if share > _LOSSY:
             route._probing = max(0, route._probing - 1)
-        if route._held_back:
-            route.rate *= _faster(route, share, hardly_used=hardly_used)
-        elif route._calm >= _CALM:
+        if not route._held_back and route._calm >= _CALM:
             route.rate = None
+        else:
+            faster = _faster(route, share, room, least_room) if route._held_back else 1.0
+            most = _BEYOND * max(delivered, route._delivered) if route._short else math.inf
+            route.rate = max(_SLOWEST, min(faster * route.rate, max(_SLOWER * route.rate, most)))
     route._calm += 1
     route._since = now
     route._good = route._lost = 0
     route._most = route._round = route.in_flight
-    route._held_back = False
+    route._held_back = route._spared = 0
+    route._spared_least, route._short = math.inf, False
 
 
-def _faster(route: Route, share: float, *, hardly_used: bool) -> float:
+def _faster(route: Route, share: float, room: float, least_room: float) -> float:
     # what was measured while the service warmed up, or the machine was slow, says too little
-    if route._probing or (hardly_used and not route.lost):
-        return _PROBING
-    if route._calm >= _CALM_ENOUGH:
-        return _FASTER
-    return _SLIGHTLY_FASTER if share < _TOLERATED else 1.0
+    if route._probing or not route.lost:
+        return max(_SLIGHTLY_FASTER, least_room)
+    if share >= _TOLERATED:
+        return 1.0
+    step = _FASTER if route._calm >= _CALM_ENOUGH else _SLIGHTLY_FASTER
+    return max(1.0, min(step, room), (1 + least_room) / 2)
 
 
 def _adjust_window(route: Route, now: float, pace: float) -> None:

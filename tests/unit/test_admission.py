@@ -476,10 +476,45 @@ def test_where_the_user_set_the_floor_no_class_has_one_of_its_own() -> None:
     assert work.floor == 1000
 
 
-def test_a_class_that_takes_memory_unseen_leaves_what_all_leave() -> None:
+def test_a_class_that_takes_memory_unseen_leaves_five_eighths_at_the_least() -> None:
     admission = Admission(1000, lowest=200)
     route = Route(Learned(floor=200.0, unseen=float(MIB), rate=None, window=None))
-    assert admission.floor_of(route) == 1000
+    assert admission.floor_of(route) == 625
+    assert admission.floor_of(Route(Learned(floor=None, unseen=float(MIB), rate=None, window=None))) == 1000
+
+
+def test_a_near_miss_puts_its_floor_back() -> None:
+    admission = Admission(16 * MIB, lowest=3 * MIB)
+    route = Route(Learned(floor=float(3 * MIB), unseen=float(MIB), rate=None, window=None))
+    in_flight(admission, route, 4)
+    admission.read(40 * MIB, 0, 0.0)
+    admission.read(9 * MIB, 0, 1.0)
+    assert admission.floor_of(route) == 10 * MIB
+    admission.read(7 * MIB, 0, 2.0)
+    assert admission.floor_of(route) == 16 * MIB
+
+
+def test_as_many_as_were_carried_may_be_in_flight_again_down_to_the_lowest() -> None:
+    """What others left with the allocator is there for the next, though no reading shows it."""
+    admission, route = Admission(1000, lowest=200), Route(Learned(floor=800.0, unseen=0.0, rate=None, window=None))
+    for _ in range(5):
+        assert admission.decide(route, 900, 0.0) is None
+    assert admission.decide(route, 300, 0.0) is Reason.MEMORY
+    for _ in range(2):
+        admission.ends(route, 0.1, lost=False, took=0.1)
+    assert admission.decide(route, 199, 0.1) is Reason.MEMORY
+    assert admission.decide(route, 300, 0.1) is None
+    assert admission.decide(route, 300, 0.1) is Reason.MEMORY
+    # not among others, nor once one was lost with no more in flight
+    other = warm()
+    in_flight(admission, other, 3)
+    admission.ends(route, 0.1, lost=False, took=0.1)
+    assert admission.decide(route, 300, 0.1) is Reason.MEMORY
+    for _ in range(3):
+        admission.ends(other, 0.1, lost=False, took=0.1)
+    assert admission.decide(route, 300, 0.1) is None
+    admission.ends(route, 0.1, lost=True, took=0.1)
+    assert admission.decide(route, 300, 0.1) is Reason.MEMORY
 
 
 def test_sheddable_requests_leave_twice_their_class_s_floor() -> None:

@@ -253,7 +253,7 @@ def test_what_is_granted_to_a_class_that_holds_much_has_none() -> None:
 
 def test_what_was_done_under_grants_counts_as_if_it_had_been_asked_for() -> None:
     def state(route: Route) -> list[object]:
-        return [getattr(route, name) for name in Route.__slots__ if name not in ("_took", "_ended")]
+        return [getattr(route, name) for name in Route.__slots__ if name not in ("_lasts", "_ended")]
 
     one, two, each, bulk = Admission(FLOOR, lowest=0), Admission(FLOOR, lowest=0), known(), known()
     for admission, route in ((one, each), (two, bulk)):
@@ -262,7 +262,7 @@ def test_what_was_done_under_grants_counts_as_if_it_had_been_asked_for() -> None
         assert one.decide(each, PLENTY, 5.0 + number / 100) is None
     for number in range(29):
         one.answers(each)
-        one.ends(each, 6.3 if number == 28 else 6.0 + number / 1000, lost=False, took=1.0)
+        one.ends(each, 6.3 if number == 28 else 6.0 + number / 1000, lost=False, took=0.1)
     two.settle(bulk, 30, 29, 29, 0, 30, 5.0, 6.0, 6.3)
     assert state(bulk) == state(each)
     assert (two.in_flight, two._busy) == (one.in_flight, {bulk})

@@ -200,9 +200,9 @@ def test_one_near_miss_a_count_is_enough() -> None:
     assert route.unseen == pytest.approx(40 * MB * 1.3)
     for answer in range(8):
         admission.ends(route, 1 + answer / 10, lost=False, took=0.1)
-    assert route.unseen == pytest.approx(40 * MB * 1.3 * 0.98)
+    assert route.unseen == pytest.approx(40 * MB * 1.3 * 0.995)
     admission.read(0, 0, 2.0)
-    assert route.unseen == pytest.approx(40 * MB * 1.3 * 0.98 * 1.3)
+    assert route.unseen == pytest.approx(40 * MB * 1.3 * 0.995 * 1.3)
 
 
 def test_what_was_seen_fades_with_every_count_until_it_is_nothing() -> None:
@@ -215,7 +215,7 @@ def test_what_was_seen_fades_with_every_count_until_it_is_nothing() -> None:
         for answer in range(8):
             admission.ends(route, now + 0.3 * answer / 7, lost=False, took=0.1)
         now += 0.3
-        assert route.unseen == pytest.approx(8 * MB * 0.98**count)
+        assert route.unseen == pytest.approx(8 * MB * 0.995**count)
     route.unseen = LEAST
     for _ in range(8):
         admission.starts(route)
