@@ -10,24 +10,24 @@ import weakref
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from enum import StrEnum
 
 from resource_monitor._native._turn import Response, Turn, Turns
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
-from resource_monitor.errors import ConfigurationError, ProbeError
-from resource_monitor.guard import ensure_installed, guarded_floor, passed, unsupported
+from resource_monitor.errors import ProbeError
+from resource_monitor.guard import passed
 from resource_monitor.middleware import checks
 from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asking import Ask, Asking, PriorityOf, RequestCost
 from resource_monitor.middleware.counted import Counted
 from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPaths
+from resource_monitor.middleware.readings import OnProbeError, Readings
 from resource_monitor.middleware.refusing import Body, OnShed, Refusals, Respond, Shed, ShedResponse
 from resource_monitor.middleware.routes import Routes, route_class
 from resource_monitor.middleware.sharing import Sharing, reset_after_fork, share
 from resource_monitor.middleware.standing import Standing
 from resource_monitor.middleware.statistics import Statistics, statistics_of
 from resource_monitor.middleware.stuck import OnStuck, stuck
-from resource_monitor.monitor import MemoryMonitor, default_monitor
+from resource_monitor.monitor import MemoryMonitor
 from resource_monitor.reservation import Ledger, ledger_of
 from resource_monitor.resource import Resource
 from resource_monitor.sampling import UNBOUNDED
@@ -40,14 +40,6 @@ _CLOCK = time.monotonic  # which C reads by itself
 
 _ALONE = Others(promised=0, in_flight=0, workers=0)
 
-DEFAULT_MIN_AVAILABLE = "clamp(16MiB, 5%, 512MiB)"
-"""5 % of the limit, but never less than a few ordinary requests need nor more than any burst could use: 16 MiB of
-256 MiB, 512 MiB of 64 GiB."""
-
-# Classes that lose nothing may go down to this part of the guard's floor. That is less than the half of it below which
-# small steps are refused, for what is left is not all that there is: pymalloc has room in the arenas that it holds.
-_LOWEST_SHARE = 2 / 5
-
 # Others on the same limit may promise, and take, what a grant takes for being left, so that it stands no longer than so
 # many seconds beside them; and what is left may be more than C counts.
 _BESIDE_OTHERS, _COUNTED_MOST = 0.005, 1 << 62
@@ -55,13 +47,6 @@ _BESIDE_OTHERS, _COUNTED_MOST = 0.005, 1 << 62
 # Where refusals come in close succession they stand for so many seconds also when the reading is too old to let anybody
 # in: to read for every few of them would take what could refuse more. What ends meanwhile opens the door all the same.
 _IN_SUCCESSION = 0.02
-
-
-class OnProbeError(StrEnum):
-    """What to do with requests while memory cannot be read."""
-
-    ADMIT = "admit"
-    REFUSE = "refuse"
 
 
 class Gate:
@@ -99,22 +84,9 @@ class Gate:
     ) -> None:
         names = checks.Names() if names is None else names
         self._names = names
-        self._amount = checks.amount(
-            names["min_available"], DEFAULT_MIN_AVAILABLE if min_available is None else min_available
-        )
-        if limit is not None and monitor is not None:
-            raise ConfigurationError(
-                f"{names['limit']}={limit!r} and monitor are given; declare the limit on the monitor alone."
-            )
-        if on_probe_error not in list(OnProbeError):
-            raise ConfigurationError(
-                f"{names['on_probe_error']}={on_probe_error!r} is neither 'admit' nor 'refuse'; give one of them."
-            )
         self.max_wait = checks.seconds(names["max_wait"], max_wait)
         self.body_timeout = checks.seconds(names["body_timeout"], body_timeout)
         self.max_body = checks.body(names["max_body"], max_body)
-        self._adaptive = min_available is None
-        self._admit_blindly = on_probe_error == OnProbeError.ADMIT
         self._asking = Asking(request_cost, priority, names["request_cost"])
         self.ask = self._asking.ask
         self._exempt_paths = ExemptPaths(exempt, names["exempt"])
@@ -159,18 +131,21 @@ class Gate:
         self._behind = False
         self.epoch = 0
         self._shed: Counter[Reason] = Counter()
-        self._blind = False
-        self._tightest = UNBOUNDED
-        self._monitor = monitor
-        self._connected: MemoryMonitor | None = None
         self._ledger: Ledger | None = None
         self._sharing: Sharing | None = None
-        self._limit = limit
-        # a dry run changes nothing, unless it is told to
-        self._guard = checks.flag_or_none(names["allocation_guard"], allocation_guard)
-        if dry_run and allocation_guard is None:
-            self._guard = False
-        self._start(min_available)
+        guard = checks.flag_or_none(names["allocation_guard"], allocation_guard)
+        self.readings = Readings(
+            names,
+            min_available=min_available,
+            limit=limit,
+            monitor=monitor,
+            # a dry run changes nothing, unless it is told to
+            allocation_guard=False if guard is None and dry_run else guard,
+            on_probe_error=on_probe_error,
+            connected=self._connect,
+            fitted=self._fit,
+        )
+        self._start()
         _gates.add(self)
 
     def enter(self, method: str, path: str, mount: str = "") -> Admitted | None:
@@ -195,8 +170,8 @@ class Gate:
                 self._in_flight += 1
             return admitted
         try:
-            headroom = self._read()
-            monitor = self._connected
+            headroom = self.readings.read()
+            monitor = self.readings.monitor
             assert monitor is not None  # it was read a moment ago
             fresh_until = monitor.fresh_until
             for counted in self._also:
@@ -299,10 +274,10 @@ class Gate:
             return headroom >= wanted
 
         try:
-            if enough(self._read()):
+            if enough(self.readings.read()):
                 return True
-            assert self._connected is not None  # it was read a moment ago
-            return enough(self._connected.relieve())
+            assert self.readings.monitor is not None  # it was read a moment ago
+            return enough(self.readings.monitor.relieve())
         except ProbeError as error:
             return self._undecided(error)
 
@@ -368,9 +343,9 @@ class Gate:
         if self._admission.pressure is Pressure.OK:
             return
         try:
-            headroom = self._read()
+            headroom = self.readings.read()
         except ProbeError:
-            if not self._admit_blindly:
+            if not self.readings.admits_blindly:
                 return
             headroom = UNBOUNDED
         with self._lock, self.turns:
@@ -493,90 +468,30 @@ class Gate:
             return f"{format_size(max(0, self._left))} of memory available, {format_size(wanted)} wanted"
         return _SHORTAGES[reason].format(name=route_class(ask.method, ask.path))
 
-    def _start(self, min_available: int | str | None) -> None:
-        """Find the limit and check the options against it; a probe that fails is the requests' business, not ours."""
+    def _start(self) -> None:
+        """A probe that fails is the requests' business, not that of whoever starts the service."""
         try:
-            monitor = self._connect()
-            limits = monitor.limits()
+            if self.readings.start():
+                self._sharing = share()
         except ProbeError as error:
             self._undecided(error)
-            return
-        tightest = monitor.tightest()
-        if tightest == UNBOUNDED:
-            logger.warning(
-                "No memory limit was found, so every request will be admitted; run in a container with a memory limit "
-                "or declare one with RESOURCE_MONITOR_LIMIT."
-            )
-            return
-        if all(limit.value is None or limit.kind == "host memory" for limit in limits):
-            logger.warning(
-                "No cgroup limits the memory of this process, so only the machine's %s protect it; run in a container "
-                "with a memory limit or declare one with RESOURCE_MONITOR_LIMIT.",
-                format_size(tightest),
-            )
-        # a limit declared for each process is no limit on all of them
-        if self._monitor is None and any(
-            limit.value is not None and limit.kind.startswith("cgroup") for limit in limits
-        ):
-            self._sharing = share()
-        self._fit(monitor)
-        if self._admission.floor >= tightest:
-            raise ConfigurationError(
-                f"{self._names['min_available']}={min_available or DEFAULT_MIN_AVAILABLE!r} is not below the memory "
-                f"limit of {format_size(tightest)}, so every request would be refused; give less, or a share such as "
-                "'5%'."
-            )
 
-    def _connect(self) -> MemoryMonitor:
-        """The monitor, made when first asked for, and with it the guard. Raises :class:`ProbeError`."""
-        monitor = self._monitor
-        if monitor is None:
-            monitor = default_monitor() if self._limit is None else MemoryMonitor(limit=self._limit)
-        if self._guard is None:
-            # a directory tree that stands in for another machine says nothing about this process
-            self._guard = monitor.root == "/" and unsupported() is None
-        if self._guard:
-            ensure_installed(monitor)
+    def _connect(self, monitor: MemoryMonitor) -> None:
         self._ledger = ledger = ledger_of(monitor)
         self.turns.set_tab(ledger.tab)
         self.turns.set_clock(None if monitor.clock is _CLOCK else monitor.clock)
-        self._connected = monitor
-        return monitor
 
-    def _fit(self, monitor: MemoryMonitor) -> None:
-        """Follow the limit, which may be changed while we run."""
-        self._tightest = tightest = monitor.tightest()
-        floor = 0 if tightest == UNBOUNDED else self._amount.of(tightest)
-        lowest = floor
-        if self._adaptive and self._guard:
-            lowest = min(floor, int(_LOWEST_SHARE * guarded_floor()))
+    def _fit(self, floor: int, lowest: int) -> None:
         with self._lock, self.turns:
             self._admission.floor, self._admission.lowest = floor, lowest
             self._admission.rebase()
-        monitor.watch(floor)
-
-    def _read(self) -> int:
-        """The headroom. Raises :class:`ProbeError`."""
-        monitor = self._connected or self._connect()
-        headroom = monitor.headroom()
-        if self._blind:
-            self._blind = False
-            logger.warning("Memory can be read again; requests are decided by it.")
-        if monitor.tightest() != self._tightest:
-            self._fit(monitor)
-        return headroom
 
     def _undecided(self, error: ProbeError) -> bool:
+        """Whether what cannot be decided is let in."""
         with self._lock:
             self._probe_errors += 1
-        if not self._blind:
-            self._blind = True
-            logger.error(
-                "Memory cannot be read (%s); requests are %s until it can.",
-                error,
-                "admitted unchecked" if self._admit_blindly else "refused",
-            )
-        return self._admit_blindly
+        self.readings.fails(error)
+        return self.readings.admits_blindly
 
     def _after_fork(self) -> None:
         self._lock = threading.Lock()

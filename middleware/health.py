@@ -19,8 +19,8 @@ from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import refusals
 from resource_monitor.middleware import checks
 from resource_monitor.middleware.flask import MemoryBackpressure
-from resource_monitor.middleware.gate import DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.readiness import Readiness
+from resource_monitor.middleware.readings import DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.responses import Answer, headers_for
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.monitor import MemoryMonitor, default_monitor

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import TypedDict
 
 from resource_monitor.middleware.asking import PriorityOf, RequestCost
-from resource_monitor.middleware.gate import OnProbeError
 from resource_monitor.middleware.paths import Exempt
+from resource_monitor.middleware.readings import OnProbeError
 from resource_monitor.middleware.refusing import Body, OnShed, Respond, ShedResponse
 from resource_monitor.middleware.stuck import OnStuck
 from resource_monitor.monitor import MemoryMonitor

@@ -68,7 +68,7 @@ class Statistics:
 
 def statistics_of(gate: Gate) -> Statistics:
     """The counts of this moment; whoever asks holds the lock of ``gate``, and has settled what grants were used for."""
-    monitor, ledger, admission, now = gate._connected, gate._ledger, gate._admission, time.monotonic()
+    monitor, ledger, admission, now = gate.readings.monitor, gate._ledger, gate._admission, time.monotonic()
     return Statistics(
         in_flight=gate._in_flight,
         admitted=gate._admitted,

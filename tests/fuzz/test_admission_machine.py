@@ -23,6 +23,7 @@ from resource_monitor._native._turn import Door, Turn
 from resource_monitor.admission import Learned, Priority, Reason, Route
 from resource_monitor.errors import MemoryPressure
 from resource_monitor.middleware import gate as gates
+from resource_monitor.middleware import readings
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.middleware.standing import Standing
@@ -80,7 +81,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.patch.setattr(gates, "time", SimpleNamespace(monotonic=self.clock))
         self.patch.setattr(gates, "passed", lambda: self.passed)
         self.patch.setattr(gates, "ensure_installed", lambda monitor: None)
-        self.patch.setattr(gates, "guarded_floor", lambda: 8 * MIB)
+        self.patch.setattr(readings, "guarded_floor", lambda: 8 * MIB)
         if known:  # to another worker: else no class is ever so well known that it gets a grant
             self.patch.setattr(Gate, "_learned", lambda gate, name: Learned(None, 0.0, None, None))
         self.patch.setattr(reservation, "os", SimpleNamespace(getpid=lambda: self.pid))

@@ -7,7 +7,7 @@ from granted import know_all_classes
 from hypothesis import settings
 
 from resource_monitor.guard import IN_SERVER, place
-from resource_monitor.middleware import gate
+from resource_monitor.middleware import readings
 
 # What a busy machine takes for one example says nothing.
 settings.register_profile("units", deadline=None)
@@ -21,7 +21,7 @@ def pytest_collectstart() -> None:
 @pytest.fixture
 def every_class_known_and_no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     know_all_classes(monkeypatch)
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from resource_monitor.middleware import (
     ShedResponse,
     Statistics,
     WSGIMemoryBackpressureMiddleware,
-    gate,
+    readings,
 )
 
 METHODS = ["GET", "POST", "OPTIONS", "HEAD"]
@@ -33,7 +33,7 @@ PREFLIGHT = {"origin": "https://shop.example", "access-control-request-method": 
 @pytest.fixture(autouse=True)
 def _no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that runs the tests is spared the guard; the apps raise what it would make CPython raise."""
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
 
 
 class Answers(Protocol):

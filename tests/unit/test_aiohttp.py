@@ -15,7 +15,7 @@ from held import held, take
 from machine import MIB, Service
 
 from resource_monitor import ConfigurationError, reserve
-from resource_monitor.middleware import gate
+from resource_monitor.middleware import readings
 from resource_monitor.middleware.aiohttp import Handler, MemoryBackpressure, memory_backpressure
 
 Client = TestClient[web.Request, web.Application]
@@ -24,7 +24,7 @@ Client = TestClient[web.Request, web.Application]
 @pytest.fixture(autouse=True)
 def _no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that runs the tests is spared the guard; the handlers raise what it would make CPython raise."""
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
 
 
 async def hello(request: web.Request) -> web.Response:

@@ -21,7 +21,7 @@ from machine import MIB, Service
 
 from resource_monitor import ConfigurationError, reserve
 from resource_monitor.middleware import django as adapter
-from resource_monitor.middleware import gate
+from resource_monitor.middleware import readings
 
 OURS = "resource_monitor.middleware.django.MemoryBackpressureMiddleware"
 ABOVE = "django.middleware.security.SecurityMiddleware"
@@ -147,7 +147,7 @@ def replacing_middleware(get_response: Callable[[HttpRequest], HttpResponseBase]
 def _django(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setitem(sys.modules, URLS.__name__, URLS)
     # the process that runs the tests is spared the guard; the views raise what it would make CPython raise
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
     held.clear()
     with configured(service):
         yield

@@ -14,6 +14,7 @@ from resource_monitor.counts import CountMonitor
 from resource_monitor.errors import ConfigurationError
 from resource_monitor.limits import open_file_limits, task_limits
 from resource_monitor.middleware import gate as module
+from resource_monitor.middleware import readings
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.middleware.refusing import Shed
@@ -369,8 +370,8 @@ def test_a_monitor_that_cannot_be_made_at_the_start_is_made_later(
 
     machine.resident(10 * MIB)
     machine.memory(total=100 * MIB, available=90 * MIB)
-    monkeypatch.setattr(module, "default_monitor", make)
-    monkeypatch.setattr(module, "MemoryMonitor", make)
+    monkeypatch.setattr(readings, "default_monitor", make)
+    monkeypatch.setattr(readings, "MemoryMonitor", make)
     machine.make_unreadable("/proc/self/cgroup")
     gate = Gate(limit=limit, min_available="10%")
     assert gate.enter("GET", "/")
@@ -732,7 +733,7 @@ def test_what_the_allocator_gave_back_is_told(service: Service, gate: Gate) -> N
 def test_before_memory_could_be_read_there_is_nothing_to_tell_of_it(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "default_monitor", lambda: MemoryMonitor(root=str(machine)))
+    monkeypatch.setattr(readings, "default_monitor", lambda: MemoryMonitor(root=str(machine)))
     machine.make_unreadable("/proc/self/cgroup")
     found = Gate().statistics()
     assert (found.reading_age, found.reliefs, found.promised, found.workers) == (None, 0, 0, 0)

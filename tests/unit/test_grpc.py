@@ -16,7 +16,7 @@ from held import held, take
 from machine import MIB, Service
 
 from resource_monitor import ConfigurationError, reserve
-from resource_monitor.middleware import gate
+from resource_monitor.middleware import readings
 from resource_monitor.middleware.grpc import (
     PUSHBACK,
     AioMemoryBackpressureInterceptor,
@@ -30,7 +30,7 @@ HEALTH = "/grpc.health.v1.Health/Check"
 @pytest.fixture(autouse=True)
 def _no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that runs the tests is spared the guard; the handlers raise what it would make CPython raise."""
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
 
 
 def act(request: bytes, service: Service) -> bytes:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from resource_monitor import reserve
 from resource_monitor.guard import IN_APP, IN_SERVER, place
-from resource_monitor.middleware import MemoryBackpressureMiddleware, gate
+from resource_monitor.middleware import MemoryBackpressureMiddleware, readings
 
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -28,7 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 @pytest.fixture(autouse=True)
 def _no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that runs the tests is spared the guard; the apps raise what it would make CPython raise."""
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
 
 
 def wrap(app: Any, service: Service) -> MemoryBackpressureMiddleware:

@@ -13,7 +13,7 @@ from held import held, take
 from machine import MIB, Service
 
 from resource_monitor import reserve
-from resource_monitor.middleware import MemoryBackpressure, WSGIMemoryBackpressureMiddleware, gate, wsgi
+from resource_monitor.middleware import MemoryBackpressure, WSGIMemoryBackpressureMiddleware, readings, wsgi
 
 Environ = dict[str, Any]
 
@@ -21,7 +21,7 @@ Environ = dict[str, Any]
 @pytest.fixture(autouse=True)
 def _no_real_guard(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that runs the tests is spared the guard; the apps raise what it would make CPython raise."""
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
 
 
 class Refusals:

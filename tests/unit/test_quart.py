@@ -7,11 +7,11 @@ import pytest
 from machine import Service
 from quart import Quart, request
 
-from resource_monitor.middleware import ADMITTED, MemoryBackpressureMiddleware, gate
+from resource_monitor.middleware import ADMITTED, MemoryBackpressureMiddleware, readings
 
 
 def test_an_app_that_says_so_is_answered_for(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
     app = Quart("shop")
     backpressure = MemoryBackpressureMiddleware(app.asgi_app, monitor=service.monitor)
     app.asgi_app = backpressure  # type: ignore[method-assign,assignment]
@@ -42,7 +42,7 @@ def test_an_app_that_says_so_is_answered_for(service: Service, monkeypatch: pyte
 def test_an_app_that_ends_when_its_answer_is_out_is_not_waited_for(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gate, "ensure_installed", lambda monitor: None)
+    monkeypatch.setattr(readings, "ensure_installed", lambda monitor: None)
     sent: list[dict[str, Any]] = []
     out = asyncio.Event()
 
