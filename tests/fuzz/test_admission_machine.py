@@ -80,7 +80,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     ) -> None:
         self.patch.setattr(gates, "time", SimpleNamespace(monotonic=self.clock))
         self.patch.setattr(gates, "passed", lambda: self.passed)
-        self.patch.setattr(gates, "ensure_installed", lambda monitor: None)
+        self.patch.setattr(readings, "ensure_installed", lambda monitor: None)
         self.patch.setattr(readings, "guarded_floor", lambda: 8 * MIB)
         if known:  # to another worker: else no class is ever so well known that it gets a grant
             self.patch.setattr(Gate, "_learned", lambda gate, name: Learned(None, 0.0, None, None))
