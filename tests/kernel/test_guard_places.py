@@ -53,15 +53,16 @@ def test_threads_that_run_no_request_go_on_where_the_app_gets_no_small_step(chil
         + """
     place()[0] = IN_APP
     held = fill(300_000), fill(10_000)
-    here = granted(IN_APP, 10_000)
-    found = []
-    thread = threading.Thread(target=lambda: found.append(len(bytearray(10_000))))
+    more, elsewhere = fill(10_000), []
+    thread = threading.Thread(target=lambda: elsewhere.extend(bytearray(b"x") * 10_000 for _ in range(100)))
     thread.start()
     thread.join()
-    print(json.dumps([here, found]))
+    print(json.dumps([len(more), len(elsewhere)]))
     """
     )
-    assert run_python(child_cgroup(LIMIT), program) == [False, [10_000]]
+    here, elsewhere = run_python(child_cgroup(LIMIT), program)
+    assert here < 50  # what a refusal leaves for who deals with it
+    assert elsewhere == 100
 
 
 def test_the_servers_buffers_leave_room_for_small_steps_of_both(child_cgroup: MakeCgroup) -> None:
