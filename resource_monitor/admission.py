@@ -388,7 +388,9 @@ class Admission:
             self._lower(route)
             _forget(route)
             free = _is_free(route)
-            mean = route._spared / route._held_back if route._held_back else math.inf
+            # what others fill is no reason for this class to start no more
+            most = _MOST * self.in_flight <= route.in_flight
+            mean = route._spared / route._held_back if route._held_back and most else math.inf
             _count(route, now, elapsed, self._room(mean), self._room(route._spared_least))
             if not _is_free(route):
                 self._unbound += free

@@ -279,6 +279,29 @@ def test_where_memory_refuses_a_pace_comes_down_to_a_little_more_than_what_is_de
     assert route.rate >= 200
 
 
+def test_a_class_speeds_up_as_before_where_others_fill_the_memory() -> None:
+    def faster(others: int) -> float:
+        admission, route = counted(200.0, left=240 * MB, seconds=0.5)
+        route.lost = 1
+        for _ in range(2 * 20):
+            assert admission.decide(route, 240 * MB, 1.0 + route.in_flight / 100) in (None, Reason.PACE)
+        other = Route(Learned(floor=None, unseen=0.0, rate=None, window=None))
+        for _ in range(others):
+            admission.starts(other)
+        admission.read(41 * MB, 199 * MB, 1.5)
+        while admission.decide(route, 41 * MB, 1.5) is None:
+            pass
+        before = route.rate
+        assert before is not None
+        for number in range(route.in_flight - 1):
+            admission.ends(route, 1.6 + number / 100, lost=False, took=0.1)
+        assert route.rate is not None
+        return route.rate / before
+
+    assert faster(0) < 1.01
+    assert faster(100) == pytest.approx(1.04)
+
+
 def test_what_the_first_requests_load_does_not_keep_a_class_from_being_paced_by_them() -> None:
     def rate(unseen: int) -> float | None:
         admission, route = Admission(40 * MB), Route()
