@@ -73,7 +73,8 @@ _UNSEEN_LEAST = 5 / 8
 _COLD_COST, _COLD_LEAST, _COLD_STEP, _HALF, _WARM = 12 << 20, 4, 0.5, 1 / 2, 4096
 _ANY = 1 << 62
 
-# What a class holds is measured while no more classes than this are in flight, and it has at least this share of it.
+# What a class holds is measured while no more classes than this are in flight. One prevails that has at least this
+# share of what is in flight: what memory shows is told of that one alone.
 _TOGETHER, _MOST = 4, 3 / 4
 # One that takes no more than this share of it unseen is paced by it all the same: what the first requests load stays.
 _HARDLY = 1 / 4
@@ -389,12 +390,15 @@ class Admission:
             _forget(route)
             free = _is_free(route)
             # what others fill is no reason for this class to start no more
-            most = _MOST * self.in_flight <= route.in_flight
-            mean = route._spared / route._held_back if route._held_back and most else math.inf
+            mean = route._spared / route._held_back if route._held_back and self._prevails(route) else math.inf
             _count(route, now, elapsed, self._room(mean), self._room(route._spared_least))
             if not _is_free(route):
                 self._unbound += free
                 self._revoke()
+
+    def _prevails(self, route: Route) -> bool:
+        """Whether what is in flight is mostly of this class."""
+        return route.in_flight >= _MOST * self.in_flight
 
     def _room(self, left: float) -> float:
         """How many times as much as is held fits where ``left`` bytes are left, :data:`_PROBING` at the most."""
@@ -528,7 +532,8 @@ class Admission:
         least = max(self.lowest, _UNSEEN_LEAST * self.floor) if route.unseen else self.lowest
         floor = self.floor if route.floor is None else min(self.floor, max(route.floor, least))
         # what ended may have left its memory with the allocator, where the next one finds it
-        if floor < self.floor and not route.unseen and _MOST * self.in_flight <= route.in_flight < route._carried:
+        carried = not route.unseen and route.in_flight < route._carried and self._prevails(route)
+        if carried and floor < self.floor:
             floor = self.lowest
         return 2 * floor if priority is Priority.SHEDDABLE else floor
 
@@ -630,7 +635,7 @@ class Admission:
             # what is taken step by step was, half of the time since the last reading, not taken yet
             held = max(0.0, self._idle - (before + headroom) / 2) * self.in_flight / (self.in_flight + elsewhere)
             for route in self._busy:
-                if not route._measured and route.in_flight >= _MOST * self.in_flight:
+                if not route._measured and self._prevails(route):
                     route._area += held * elapsed
                     route._work += route.in_flight * elapsed
 

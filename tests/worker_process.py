@@ -14,10 +14,11 @@ from programs import environment
 
 PROGRAM = """
     import dataclasses, json, logging, os, sys, time
+    from resource_monitor.guard import AllocationGuard, passed, publish_passed
     from resource_monitor.workers import WorkerTable
 
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
-    table = WorkerTable.open(root=sys.argv[1])
+    table = WorkerTable.open(root=sys.argv[1], watch=publish_passed)
     for line in iter(sys.stdin.readline, ""):
         print(json.dumps(eval(line), default=dataclasses.astuple), flush=True)
 """

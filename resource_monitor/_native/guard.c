@@ -575,11 +575,13 @@ static void after_fork_in_child(void)
     after_fork();
 }
 
+static void register_fork_handlers(void) { pthread_atfork(before_fork, after_fork, after_fork_in_child); }
+
+/* Once, whichever thread comes first: a lock that is given back twice is nobody's. */
 static void handle_forks(void)
 {
-    static bool handled;
-    if (!handled)
-        handled = pthread_atfork(before_fork, after_fork, after_fork_in_child) == 0;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, register_fork_handlers);
 }
 
 static void start_watching(const rm_guard_watch *watch)

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +10,7 @@ from pathlib import Path
 import pytest
 from child_cgroup import ChildCgroup
 from machine import MIB
-from programs import MakeCgroup, environment, run_python
+from programs import MakeCgroup, run_python
 from worker_process import Worker
 
 Start = Callable[[ChildCgroup], Worker]
@@ -126,63 +123,23 @@ def test_what_passes_a_worker_s_guard_shows_while_it_has_no_time_to_tell(
     child_cgroup: MakeCgroup, start: Start
 ) -> None:
     cgroup = child_cgroup(256 * MIB)
-    program = f"""
-    import os, sys
-    from resource_monitor.guard import AllocationGuard, passed, publish_passed
-    from resource_monitor.workers import WorkerTable
-
-    table = WorkerTable.open(watch=publish_passed)
-    table.publish(0, 1, passed())
-    AllocationGuard().install()
-
-    def take(size):
-        before = passed()
-        held = [bytearray(size) for _ in range(8)], bytearray(100_000_000)
-        print(before, passed(), flush=True)
-        sys.stdin.readline()
-
-    take(8 * {MIB})
-    if child := os.fork():
-        os.waitpid(child, 0)
-        table.close()
-        take(1)
-    else:
-        take(8 * {MIB})  # nobody has told of this one
-        os._exit(0)
-    """
-    watcher = start(cgroup)
-    process = cgroup.spawn(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        env=environment(None),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def step() -> tuple[int, int]:
-        before, after = map(int, process.stdout.readline().split())
-        return before, after
+    watcher, worker = start(cgroup), start(cgroup)
+    take = f"[bytearray({8 * MIB}) for _ in range(8)], bytearray(100_000_000)"
 
     def told() -> int:
         return int(watcher.does("table.others(time.monotonic() + 1)")[3])
 
-    try:
-        before, after = step()
-        seen = told()
-        assert before + 64 * MIB < seen <= after
-        process.stdin.write("\n")
-        process.stdin.flush()
-        step()
-        assert told() == seen
-        process.stdin.write("\n" * 2)
-        process.stdin.flush()
-        step()
-        assert watcher.others(after=1) == (0, 0, 0)
-    finally:
-        process.communicate()
-        assert process.returncode == 0
+    worker.does("AllocationGuard().install()")
+    before = worker.does("passed()")
+    after = worker.does(f"({take}, passed())[-1]")
+    seen = told()
+    assert before + 64 * MIB < seen <= after
+    # what a child takes that has told nobody of itself is not put down to its parent
+    worker.does(f"os.waitpid(os.fork() or ({take}, os._exit(0)), 0)")
+    assert told() == seen
+    worker.does("table.close()")
+    worker.does(f"({take}, None)[-1]")
+    assert watcher.others(after=1) == (0, 0, 0)
 
 
 @pytest.mark.parametrize(

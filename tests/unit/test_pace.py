@@ -211,12 +211,12 @@ def test_classes_that_hold_little_or_of_which_few_fit_begin_without_a_rate() -> 
     assert rate_after(lambda _: round(201 * MB / 0.95), count=4, rounds=2) is None
 
 
-def paced_by_first(held: int, *, lost: bool = False, number: int = 8) -> list[float]:
+def paced_by_first(held: int, *, lost: bool) -> list[float]:
     """The rates, at each taking of stock, of a class that begins at 1/s and is held back, while ``held`` bytes are."""
     admission, route = first_round(lambda _: 80 * MB, tenth=8.0)
     route.lost += lost
     rates, now = [], 200.0
-    for _ in range(number):
+    for _ in range(2):
         while admission.decide(route, 240 * MB - held, now) is None:
             admission.read(240 * MB - held, held, now)
         for _ in range(route.in_flight):
@@ -239,7 +239,7 @@ def paced_by_first(held: int, *, lost: bool = False, number: int = 8) -> list[fl
     ],
 )
 def test_a_pace_that_leaves_memory_unused_grows_as_far_as_there_was_room(held: int, lost: bool, faster: float) -> None:
-    before, after = paced_by_first(held * MB, lost=lost, number=2)
+    before, after = paced_by_first(held * MB, lost=lost)
     assert after / before == pytest.approx(faster, rel=1e-6)
 
 
