@@ -467,20 +467,16 @@ static bool overflows(size_t count, size_t size) { return size && count > SIZE_M
         const allocator_t *from = &original[domain];                                                                   \
         (void)ctx;                                                                                                     \
         return covered(size) ? from->realloc(from->ctx, block, size) : checked(REALLOC, from, block, 1, size);         \
-    }                                                                                                                  \
-    static void domain##_free(void *ctx, void *block)                                                                  \
-    {                                                                                                                  \
-        (void)ctx;                                                                                                     \
-        original[domain].free(original[domain].ctx, block);                                                            \
     }
 WRAP(RAW)
 WRAP(MEM)
 WRAP(OBJ)
 
+/* What is freed is no matter of ours: free and the context stay those of who was there. */
 static const allocator_t wrappers[DOMAINS] = {
-    {NULL, RAW_malloc, RAW_calloc, RAW_realloc, RAW_free},
-    {NULL, MEM_malloc, MEM_calloc, MEM_realloc, MEM_free},
-    {NULL, OBJ_malloc, OBJ_calloc, OBJ_realloc, OBJ_free},
+    {.malloc = RAW_malloc, .calloc = RAW_calloc, .realloc = RAW_realloc},
+    {.malloc = MEM_malloc, .calloc = MEM_calloc, .realloc = MEM_realloc},
+    {.malloc = OBJ_malloc, .calloc = OBJ_calloc, .realloc = OBJ_realloc},
 };
 
 /* pymalloc asks for an arena for each small object that it has no room for, and takes that from RAW when it gets none:
@@ -493,12 +489,6 @@ static void *arena_alloc(void *ctx, size_t size)
         return NULL;
     }
     return covered(size) ? original_arena.alloc(original_arena.ctx, size) : checked(ARENA, NULL, NULL, 1, size);
-}
-
-static void arena_free(void *ctx, void *block, size_t size)
-{
-    (void)ctx;
-    original_arena.free(original_arena.ctx, block, size);
 }
 
 /* ---- installing; with the GIL ---- */
@@ -529,6 +519,7 @@ static void link_domain(int domain)
      * mixture of old and new functions works. */
     allocator_t wrapper = wrappers[domain];
     wrapper.ctx = current.ctx;
+    wrapper.free = current.free;
     python.set(domain, &wrapper);
     linked[domain] = true;
 }
@@ -609,7 +600,7 @@ void rm_guard_link(void)
             link_domain(domain);
     if (!arena_linked) {
         python.get_arena(&original_arena);
-        arena_allocator_t wrapper = {original_arena.ctx, arena_alloc, arena_free};
+        arena_allocator_t wrapper = {original_arena.ctx, arena_alloc, original_arena.free};
         python.set_arena(&wrapper);
         arena_linked = true;
     }
