@@ -85,9 +85,10 @@ _HARDLY = 1 / 4
 _NOISE, _LEAST, _SHOWS_WITHIN, _TOLD_WITHIN = 1 << 20, 1 << 17, 0.25, 0.1
 # What a request takes at its start is taken within so many seconds: a few turns of an event loop.
 _TAKES_WITHIN = 0.01
-# What a class was seen to take unseen at the most fades by this much a count, so that it is learned anew, and a near
-# miss, when a reading finds less than half of the floor, says that it is more.
-_FADES, _NEAR_MISS = 0.995, 1.3
+# What a class was seen to take unseen at the most fades by this much a count, so that it is learned anew, and by the
+# second number where what is in flight took less than so much of it all the time: what the first of a class load stays,
+# and seemed to be theirs. A near miss, when a reading finds less than half of the floor, says that it is more.
+_FADES, _FADES_UNSHOWN, _SHOWN_LEAST, _NEAR_MISS = 0.995, 1 / 2, 1 / 8, 1.3
 
 # The event loop lags when it came late by more than this many seconds at every beat for so long; then the work in
 # flight is cut to this share, and let grow again by this much. Where connections wait to be accepted, for longer than
@@ -198,6 +199,7 @@ class Route:
         "_refused_since",
         "_round",
         "_short",
+        "_shown",
         "_since",
         "_spared",
         "_spared_least",
@@ -236,6 +238,8 @@ class Route:
         self._carried = 0
         self._tokens = self._filled = 0.0
         self._taken, self._growths, self._missed = 0.0, 0, False
+        # how much of it the requests in flight took at the most since the count began, bytes each
+        self._shown: float | None = None
         self._cold = self._answered = self._unanswered = 0
         self._cold_since = 0.0
         # what a request holds, bytes, and where that comes from: the integrals over time of what is held and of what is
@@ -583,6 +587,9 @@ class Admission:
             self._grow(grown, near_miss=headroom < self.floor / 2, now=now)
         elif fell >= _NOISE:
             self._explain(fell, now)
+        for route in self._busy:
+            if route.in_flight > _FEW and self._prevails(route):
+                route._shown = max(route._shown or 0.0, route._taken / route.in_flight)
 
     def _explain(self, fell: float, now: float) -> None:
         """Memory grew by what the guard let pass: what new classes in flight take is seen."""
@@ -741,8 +748,9 @@ def _is_free(route: Route) -> bool:
 
 
 def _forget(route: Route) -> None:
-    route.unseen = _unless_little(_FADES * route.unseen)
-    route._missed = False
+    shown = route._shown is None or route._shown >= _SHOWN_LEAST * route.unseen
+    route.unseen = _unless_little((_FADES if shown else _FADES_UNSHOWN) * route.unseen)
+    route._missed, route._shown = False, None
 
 
 def _doubts(route: Route, now: float) -> bool:
@@ -806,7 +814,7 @@ def _count(route: Route, now: float, elapsed: float, room: float, least_room: fl
             route._probing = 2  # the next count will show losses of what started before
         else:
             route._probing = max(0, route._probing - 1)
-        route.rate = pace if route.rate is None else max(pace, _SLOWER * route.rate)
+        route.rate = pace if route.rate is None else min(route.rate, max(pace, _SLOWER * route.rate))
         if route._most <= _FEW:
             route.rate, route.window = None, max(1.0, route._most * (1 - share))
     elif route.rate is not None:

@@ -54,8 +54,9 @@ enum {
 };
 #define FULL_INTERVAL 100000000LL       /* ns: limits may be changed at any time */
 #define REREAD_INTERVAL 1000000LL       /* ns: a full reading that did not help is not repeated sooner */
-#define RELIEF_INTERVAL 5000000LL       /* ns: nor is relief, and where it is blind, twice as late each time */
-#define RELIEF_INTERVAL_MOST 250000000LL
+#define RELIEF_INTERVAL 1000000LL       /* ns: nor is relief: who was refused gives back what saves the next; */
+#define BLIND_INTERVAL 5000000LL        /* where it is blind, that is twice as late each time */
+#define BLIND_INTERVAL_MOST 250000000LL
 #define ANNOUNCE_INTERVAL 1000000000LL
 #define TURN_WAIT 100000L               /* ns: between two tries to have a turn, */
 #define TURN_TRIES 1000                 /* and so many tries, for a process that has it may be stopped */
@@ -213,6 +214,8 @@ static void relieve(int64_t now)
 {
     u64 before = guard.outcome.headroom, dirty = 0;
     bool blind = rm_heap_dirty(&dirty) != 0;
+    if (!blind)
+        guard.relief_interval = RELIEF_INTERVAL;
     guard.relief_due = now + guard.relief_interval;
     if (!blind && dirty < HELPFUL)
         return;
@@ -222,9 +225,10 @@ static void relieve(int64_t now)
     guard.statistics.reliefs++;
     guard.statistics.relieved += minus(guard.outcome.headroom, before);
     /* what the allocator itself calls dirty is cheap to ask for; blind trimming has to earn its next turn */
-    guard.relief_interval = blind && !helped ? guard.relief_interval * 2 : RELIEF_INTERVAL;
-    if (guard.relief_interval > RELIEF_INTERVAL_MOST)
-        guard.relief_interval = RELIEF_INTERVAL_MOST;
+    if (blind)
+        guard.relief_interval = helped ? BLIND_INTERVAL : guard.relief_interval * 2;
+    if (guard.relief_interval > BLIND_INTERVAL_MOST)
+        guard.relief_interval = BLIND_INTERVAL_MOST;
     guard.relief_due = now_ns() + guard.relief_interval;
 }
 
@@ -580,7 +584,7 @@ static void start_watching(const rm_guard_watch *watch)
     guard.watch = *watch;
     guard.outcome = (rm_outcome){0};
     guard.full_at = -FULL_INTERVAL;
-    guard.relief_interval = RELIEF_INTERVAL;
+    guard.relief_interval = BLIND_INTERVAL;
     guard.relief_due = 0;
     if (!read_limits(RM_FULL, now_ns()))
         rm_heap_prepare(guard.outcome.tightest);
