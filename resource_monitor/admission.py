@@ -83,6 +83,8 @@ _HARDLY = 1 / 4
 # What the guard let pass may show later, half of it within so many seconds, and other processes tell within so many
 # what theirs let pass.
 _NOISE, _LEAST, _SHOWS_WITHIN, _TOLD_WITHIN = 1 << 20, 1 << 17, 0.25, 0.1
+# What headroom fell by counts for less by this factor at each fall.
+_FALLS_LAST = 0.99
 # What a request takes at its start is taken within so many seconds: a few turns of an event loop.
 _TAKES_WITHIN = 0.01
 # What a class was seen to take unseen at the most fades by this much a count, so that it is learned anew, and by the
@@ -280,6 +282,8 @@ class Admission:
         self._told: tuple[int, int, float] | None = None
         self._others = 0
         self._to_show = 0.0
+        # what headroom fell by lately, unseen and seen, bytes
+        self._fell_unseen = self._fell_seen = 0.0
         self._least_late = self._least_wait = math.inf
         self._lag_since, self._capped = 0.0, False
         self._lag_at, self._decided = -math.inf, 0
@@ -580,6 +584,8 @@ class Admission:
         # what passed since that reading could not show in it yet
         early = min(to_show, passed - passed_before) if others else 0.0
         self._to_show = early + (to_show - early) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
+        if fell >= 0:
+            self._note_fall(fell, grown)
         if fell < 0:
             self._shrink(-fell)
         elif self._busy and grown >= _NOISE:
@@ -621,11 +627,21 @@ class Admission:
                 route._missed = True
                 route.floor = None
 
+    def _note_fall(self, fell: float, grown: float) -> None:
+        unseen = min(max(0.0, grown), fell)
+        self._fell_unseen = _FALLS_LAST * self._fell_unseen + unseen
+        self._fell_seen = _FALLS_LAST * self._fell_seen + fell - unseen
+
     def _shrink(self, given_back: float) -> None:
+        fell = self._fell_unseen + self._fell_seen
+        # of what is given back as large a part was unseen as of what was taken
+        unseen = given_back * (self._fell_unseen / fell if fell else 1.0)
         whole = sum(route._taken for route in self._busy)
         for route in self._busy:
             if route._taken:
-                route._taken = max(0.0, route._taken - given_back * route._taken / whole)
+                left = max(0.0, route._taken - unseen * route._taken / whole)
+                # those that are left took no more than all of theirs
+                route._taken = min(left, route.unseen * route.in_flight)
 
     def unshown(self) -> float:
         """What requests in flight are known to take unseen and have not shown yet, bytes."""

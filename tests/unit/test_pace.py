@@ -279,6 +279,21 @@ def test_where_memory_refuses_a_pace_comes_down_to_a_little_more_than_what_is_de
     assert route.rate >= 200
 
 
+def test_losses_do_not_raise_a_pace() -> None:
+    """Not even where more was delivered than it says."""
+    admission, route = counted(100.0, left=200 * MB, seconds=0.3)
+    before = route.rate
+    assert before is not None
+    assert route._delivered is not None
+    route._delivered = 2 * before
+    for _ in range(20):
+        admission.starts(route)
+    for number in range(20):
+        admission.ends(route, 0.3 + number / 50, lost=number % 3 == 0, took=0.1)
+    assert route._lost < route.lost  # it was counted
+    assert route.rate == before
+
+
 def test_a_class_speeds_up_as_before_where_others_fill_the_memory() -> None:
     def faster(others: int) -> float:
         admission, route = counted(200.0, left=240 * MB, seconds=0.5)

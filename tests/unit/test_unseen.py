@@ -351,6 +351,70 @@ def test_what_is_given_back_is_not_taken_for_that_of_who_is_still_there() -> Non
     assert wanted(admission, route) == 2 * 8 * MB
 
 
+def test_what_is_seen_besides_is_given_back_too() -> None:
+    """Each takes 8 MB unseen and 2 MB that the guard lets pass, and gives back all of it."""
+    route, left, passed = known(8 * MB), 100 * MB, 20 * MB
+    admission = busy((route, 10))
+    admission.read(left, passed, 1.0)
+    assert admission.unshown() == 0
+    for turn in range(1, 101):
+        end(admission, route, 1, turn * 1.0)
+        left += 10 * MB
+        admission.read(left, passed, turn + 1.3)
+        admission.starts(route)
+        left, passed = left - 10 * MB, passed + 2 * MB
+        admission.read(left, passed, turn + 1.6)
+        assert admission.unshown() < 4 * MB
+        route.unseen = 8.0 * MB  # as if it were learned anew all the time
+
+
+def test_those_that_are_left_took_no_more_than_all_of_theirs() -> None:
+    """So that what is never given back does not pass for what the next ones took."""
+    route = known(8 * MB)
+    admission = busy((route, 4))
+    admission.read(140 * MB, 0, 1.0)  # 60 MB, of which they take 32 at the most
+    route.unseen = 8.0 * MB
+    end(admission, route, 1, 1.1)
+    admission.read(148 * MB, 0, 1.4)
+    assert admission.unshown() == 0
+    admission.starts(route)
+    assert admission.unshown() == 8 * MB
+
+
+def unseen_after_a_count(taken: int, *, in_flight: int = 16, beside: int = 0) -> float:
+    """As a part of before, once the class was counted that took so many bytes in all."""
+    route, other = known(2 * MB), known()
+    admission = busy((route, in_flight), (other, beside))
+    admission.read(150 * MB - taken, 50 * MB, 1.0)
+    end(admission, route, 1, 1.1)
+    end(admission, route, in_flight // 2, 2.2)
+    assert route._delivered is not None  # it was counted
+    return route.unseen / (2 * MB)
+
+
+def test_what_hardly_shows_was_loaded_by_the_first_ones_and_is_halved_at_each_count() -> None:
+    assert unseen_after_a_count(2 * MB) == 0.5
+    assert unseen_after_a_count(8 * MB) > 0.99
+
+
+def test_what_showed_before_the_last_count_is_past() -> None:
+    route = known(2 * MB)
+    admission = busy((route, 32))
+    admission.read(192 * MB, 0, 1.0)
+    end(admission, route, 1, 1.1)
+    end(admission, route, 8, 2.2)
+    assert route.unseen > 1.98 * MB
+    admission.read(200 * MB, 0, 2.3)
+    end(admission, route, 1, 7.3)
+    assert route.unseen < 1.0 * MB
+
+
+def test_of_few_or_among_others_it_is_not_told_by_that() -> None:
+    assert unseen_after_a_count(0, in_flight=16) == 0.5
+    assert unseen_after_a_count(0, in_flight=16, beside=16) > 0.99
+    assert unseen_after_a_count(0, in_flight=4) > 0.99
+
+
 def test_what_is_given_back_is_shared_by_what_was_taken() -> None:
     large, small = known(12 * MB), known(4 * MB)
     admission = busy((large, 1), (small, 1))
