@@ -8,7 +8,7 @@ from setuptools import Extension, setup
 abi3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 TURN = "resource_monitor/_native/turn"
-SOURCES = ["module", "errors", "core", "standing", "names", "asgi", "passage", "wsgi"]
+SOURCES = ["module", "errors", "core", "standing", "names", "stepping", "sender", "asgi", "passage", "wsgi"]
 
 setup(
     cffi_modules=["resource_monitor/_native/build.py:ffibuilder"],
@@ -16,7 +16,7 @@ setup(
         Extension(
             "resource_monitor._native._turn",
             sources=[f"{TURN}/{name}.c" for name in SOURCES],
-            depends=[f"{TURN}/{name}.h" for name in ("turn", "names")],
+            depends=[f"{TURN}/{name}.h" for name in ("turn", "names", "stepping", "asgi")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],
             py_limited_api=abi3,
             # what it calls most are the interpreter's functions

@@ -1,420 +1,31 @@
-/* ASGI requests that start under a grant: the awaitable that runs the app, and the app's `send`.
+/* ASGI requests that start under a grant: the door through which they come, and the awaitable that runs the app.
  *
- * Each step of the app is marked as the app's for the allocation guard, each step of the server's `send` as the server's.
- * What begins otherwise than with an answer, an error's or an odd awaitable, is handed to Python, and so is what to do
- * with a request that failed. */
+ * Each step of the app is marked as the app's for the allocation guard. What begins otherwise than with an answer, an
+ * error's or an odd awaitable, is handed to Python, and so is what to do with a request that failed. */
 
-#include "turn.h"
+#include "asgi.h"
+#include "stepping.h"
 
 #include <pythread.h>
 #include <stddef.h>
 #include <string.h>
 #include <structmember.h>
 
-static PyTypeObject *door_type, *turn_type, *sender_type, *coroutine_type;
-static PyObject *s_type, *s_http, *s_method, *s_path, *s_root_path, *s_headers, *s_http_version, *s_status, *s_admitted,
-    *s_send, *s_throw, *s_close;
+static PyTypeObject *door_type, *turn_type;
+static PyObject *s_type, *s_http, *s_method, *s_path, *s_root_path, *s_headers, *s_http_version, *s_admitted;
 
-/* What belongs to one event loop. */
-typedef struct {
-    PyObject_HEAD
-    Turns *turns;
-    PyObject *respond;      /* makes what sends answers that Python has to look at */
-    PyObject *awaited;      /* makes a coroutine of what an app gives that is none */
-    PyObject *after;        /* what to await after an app that failed, or after an answer that Python looked at */
-    PyObject *left;         /* what is called when a request left while others wait */
-    unsigned long thread;   /* the loop's, while it is seen how late it comes; 0 otherwise */
-    long long in_flight;
-    long long entered;
-} Door;
-
-typedef struct sender Sender;
-
-/* A request, as what runs the app when awaited, and as what adapters find in the scope. */
-typedef struct {
-    PyObject_HEAD
-    Stay stay;
-    Door *door;             /* NULL: it left */
-    Sender *sender;         /* until then */
-    PyObject *app;          /* before it runs, */
-    PyObject *inner;        /* and then what is stepped: the app, or once it left what comes after it */
-    PyObject *ask, *shed;   /* for Python */
-    bool marked;            /* its steps are the app's */
-    bool started;           /* the answer began */
-} Turn;
-
-/* The app's `send`, and what sends when awaited: of each only one at a time, others are made where more are needed. */
-struct sender {
-    PyObject_HEAD
-    vectorcall call;
-    Turn *turn;
-    Sender *first;          /* whose `response` it is, NULL: its own */
-    PyObject *scope, *receive, *send;
-    PyObject *response;     /* what Python sends with */
-    PyObject *message;      /* to be sent */
-    PyObject *inner;        /* being sent */
-    bool marked;            /* its steps are the server's */
-};
-
-/* ---- stepping ---- */
-
-static void restore_around(PyObject **what)
-{
-    PyObject *kind, *value, *trace;
-    PyErr_Fetch(&kind, &value, &trace);
-    Py_CLEAR(*what);
-    PyErr_Restore(kind, value, trace);
-}
-
-static PySendResult step(PyObject *inner, PyObject *arg, bool marked, int place, PyObject **result)
-{
-    if (!marked)
-        return PyIter_Send(inner, arg, result);
-    int *here = rm_place(), before = *here;
-    *here = place;
-    PySendResult done = PyIter_Send(inner, arg, result);
-    *here = before;
-    return done;
-}
-
-/* What `throw` was given, as one exception; the three arguments of old are deprecated. A new reference. */
-static PyObject *thrown(PyObject *const *args, Py_ssize_t count)
-{
-    if (count < 1 || count > 3) {
-        PyErr_SetString(PyExc_TypeError, "throw() takes an exception.");
-        return NULL;
-    }
-    if (PyExceptionInstance_Check(args[0]))
-        return Py_NewRef(args[0]);
-    if (!PyExceptionClass_Check(args[0])) {
-        PyErr_SetString(PyExc_TypeError, "exceptions must be classes or instances deriving from BaseException");
-        return NULL;
-    }
-    if (count > 1 && PyExceptionInstance_Check(args[1]))
-        return Py_NewRef(args[1]);
-    return PyObject_CallFunctionObjArgs(args[0], count > 1 && args[1] != Py_None ? args[1] : NULL, NULL);
-}
-
-/* As PyIter_Send, with an exception. */
-static PySendResult throw_into(PyObject *inner, PyObject *error, bool marked, int place, PyObject **result)
-{
-    PyObject *method = PyObject_GetAttr(inner, s_throw);
-    *result = NULL;
-    if (!method) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-            PyErr_Clear();
-            PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-        }
-        return PYGEN_ERROR;
-    }
-    int *here = rm_place(), before = *here;
-    if (marked)
-        *here = place;
-    *result = PyObject_CallFunctionObjArgs(method, error, NULL);
-    *here = before;
-    Py_DECREF(method);
-    if (*result)
-        return PYGEN_NEXT;
-    if (!PyErr_ExceptionMatches(PyExc_StopIteration))
-        return PYGEN_ERROR;
-    PyObject *kind, *value, *trace;
-    PyErr_Fetch(&kind, &value, &trace);
-    PyErr_NormalizeException(&kind, &value, &trace);
-    *result = value ? PyObject_GetAttrString(value, "value") : NULL;
-    Py_XDECREF(kind);
-    Py_XDECREF(value);
-    Py_XDECREF(trace);
-    return *result ? PYGEN_RETURN : PYGEN_ERROR;
-}
-
-static int close_inner(PyObject *inner, bool marked, int place)
-{
-    PyObject *method = PyObject_GetAttr(inner, s_close);
-    if (!method) {
-        bool missing = PyErr_ExceptionMatches(PyExc_AttributeError);
-        if (missing)
-            PyErr_Clear();
-        return missing ? 0 : -1;
-    }
-    int *here = rm_place(), before = *here;
-    if (marked)
-        *here = place;
-    PyObject *done = PyObject_CallNoArgs(method);
-    *here = before;
-    Py_DECREF(method);
-    Py_XDECREF(done);
-    return done ? 0 : -1;
-}
-
-/* What a method gives for it: a value, or the error or StopIteration in place of one. */
-static PyObject *method_result(PySendResult done, PyObject *result)
-{
-    if (done == PYGEN_NEXT)
-        return result;
-    if (done == PYGEN_RETURN) {
-        PyObject *stop = PyObject_CallFunctionObjArgs(PyExc_StopIteration, result, NULL);
-        Py_DECREF(result);
-        if (stop) {
-            PyErr_SetObject(PyExc_StopIteration, stop);
-            Py_DECREF(stop);
-        }
-    }
-    return NULL;
-}
+/* ---- Turn ---- */
 
 /* What is to be stepped for something awaitable: itself where it is a coroutine; a new reference in place of the given. */
 static PyObject *steps_of(Door *door, PyObject *awaitable, bool *marked)
 {
-    *marked = awaitable && Py_TYPE(awaitable) == coroutine_type;
+    *marked = awaitable && Py_TYPE(awaitable) == rm_coroutine_type;
     if (!awaitable || *marked)
         return awaitable;
     PyObject *coroutine = PyObject_CallFunctionObjArgs(door->awaited, awaitable, NULL);
     Py_DECREF(awaitable);
     return coroutine;
 }
-
-/* ---- Sender ---- */
-
-static bool is_for_an_error(PyObject *message)
-{
-    PyObject *status;
-    if (PyDict_CheckExact(message)) {
-        status = Py_XNewRef(PyDict_GetItemWithError(message, s_status));
-    } else {
-        status = PyObject_CallMethod(message, "get", "O", s_status);
-    }
-    bool found = false;
-    if (status && PyLong_Check(status)) {
-        long number = PyLong_AsLong(status);
-        found = number == 500 || number == 400;
-    }
-    Py_XDECREF(status);
-    return found;
-}
-
-static bool begin_sending(Sender *self)
-{
-    Turn *turn = self->turn;
-    Sender *first = self->first ? self->first : self;
-    PyObject *message = self->message;
-    self->message = NULL;
-    if (!turn->started && !first->response) {
-        bool odd = is_for_an_error(message);
-        if (PyErr_Occurred()) {
-            if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
-                Py_DECREF(message);
-                return false;
-            }
-            PyErr_Clear();
-        }
-        if (odd && turn->door) {
-            first->response = PyObject_CallFunctionObjArgs(
-                turn->door->respond, (PyObject *)turn, self->send, self->scope, self->receive, NULL);
-            if (!first->response) {
-                Py_DECREF(message);
-                return false;
-            }
-        }
-    }
-    if (first->response) {
-        PyObject *method = PyObject_GetAttr(first->response, s_send);
-        self->inner = method ? PyObject_CallFunctionObjArgs(method, message, NULL) : NULL;
-        Py_XDECREF(method);
-        self->marked = false; /* Python does that */
-        Py_DECREF(message);
-        return self->inner != NULL;
-    }
-    if (!turn->started) {
-        turn->started = true;
-        rm_stay_answered(&turn->stay);
-    }
-    self->marked = true;
-    self->inner = RM_CALL(self->send, message);
-    Py_DECREF(message);
-    if (self->inner && Py_TYPE(self->inner) != coroutine_type) {
-        unaryfunc iterate = (unaryfunc)PyType_GetSlot(Py_TYPE(self->inner), Py_am_await);
-        PyObject *iterator = NULL;
-        if (iterate)
-            iterator = iterate(self->inner);
-        else
-            PyErr_Format(PyExc_TypeError, "%R, which the server's send() gave, can't be awaited", self->inner);
-        Py_DECREF(self->inner);
-        self->inner = iterator;
-    }
-    return self->inner != NULL;
-}
-
-static PySendResult sender_step(Sender *self, PyObject *arg, PyObject **result)
-{
-    *result = NULL;
-    if (self->message) {
-        if (!begin_sending(self))
-            return PYGEN_ERROR;
-        arg = Py_None;
-    } else if (!self->inner) {
-        PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited send()");
-        return PYGEN_ERROR;
-    }
-    PySendResult done = step(self->inner, arg, self->marked, IN_SERVER, result);
-    if (done == PYGEN_RETURN)
-        Py_CLEAR(self->inner);
-    else if (done == PYGEN_ERROR)
-        restore_around(&self->inner);
-    return done;
-}
-
-static PyObject *sender_next(Sender *self)
-{
-    PyObject *result;
-    PySendResult done = sender_step(self, Py_None, &result);
-    return method_result(done, result);
-}
-
-static PyObject *sender_send(Sender *self, PyObject *value)
-{
-    PyObject *result;
-    PySendResult done = sender_step(self, value, &result);
-    return method_result(done, result);
-}
-
-static PyObject *sender_throw(Sender *self, PyObject *const *args, Py_ssize_t count)
-{
-    PyObject *error = thrown(args, count), *result = NULL;
-    if (!error)
-        return NULL;
-    PySendResult done = PYGEN_ERROR;
-    if (self->inner)
-        done = throw_into(self->inner, error, self->marked, IN_SERVER, &result);
-    else
-        PyErr_SetObject((PyObject *)Py_TYPE(error), error);
-    Py_DECREF(error);
-    if (done != PYGEN_NEXT) {
-        restore_around(&self->message);
-        restore_around(&self->inner);
-    }
-    return method_result(done, result);
-}
-
-static PyObject *sender_close(Sender *self, PyObject *unused)
-{
-    (void)unused;
-    Py_CLEAR(self->message);
-    PyObject *inner = self->inner;
-    self->inner = NULL;
-    int failed = inner ? close_inner(inner, self->marked, IN_SERVER) : 0;
-    if (inner)
-        restore_around(&inner);
-    if (failed)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-static Sender *sender_new(Turn *turn, PyObject *scope, PyObject *receive, PyObject *send);
-
-static PyObject *sender_called(Sender *self, PyObject *const *args, size_t flags, PyObject *names)
-{
-    size_t count = (flags & ~VECTORCALL_OFFSET) + (names ? (size_t)PyTuple_Size(names) : 0);
-    if (count != 1) {
-        PyErr_SetString(PyExc_TypeError, "send() takes one message.");
-        return NULL;
-    }
-    Sender *idle = self;
-    if (self->message || self->inner) {
-        idle = sender_new(self->turn, self->scope, self->receive, self->send);
-        if (!idle)
-            return NULL;
-        idle->first = (Sender *)Py_NewRef((PyObject *)(self->first ? self->first : self));
-    } else {
-        Py_INCREF(self);
-    }
-    idle->message = Py_NewRef(args[0]);
-    return (PyObject *)idle;
-}
-
-static PyObject *sender_call(Sender *self, PyObject *args, PyObject *options)
-{
-    if (PyTuple_Size(args) == 1 && !options) {
-        PyObject *message = PyTuple_GetItem(args, 0);
-        return sender_called(self, &message, 1, NULL);
-    }
-    return sender_called(self, NULL, 0, NULL);
-}
-
-static int sender_traverse(Sender *self, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->turn);
-    Py_VISIT(self->first);
-    Py_VISIT(self->scope);
-    Py_VISIT(self->receive);
-    Py_VISIT(self->send);
-    Py_VISIT(self->response);
-    Py_VISIT(self->message);
-    Py_VISIT(self->inner);
-    return 0;
-}
-
-static int sender_clear(Sender *self)
-{
-    Py_CLEAR(self->message);
-    Py_CLEAR(self->inner);
-    Py_CLEAR(self->response);
-    Py_CLEAR(self->first);
-    Py_CLEAR(self->scope);
-    Py_CLEAR(self->receive);
-    Py_CLEAR(self->send);
-    Py_CLEAR(self->turn);
-    return 0;
-}
-
-static void sender_dealloc(Sender *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    sender_clear(self);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
-}
-
-static Sender *sender_new(Turn *turn, PyObject *scope, PyObject *receive, PyObject *send)
-{
-    Sender *self = PyObject_GC_New(Sender, sender_type);
-    if (!self)
-        return NULL;
-    self->call = (vectorcall)sender_called;
-    self->turn = (Turn *)Py_NewRef((PyObject *)turn);
-    self->first = NULL;
-    self->scope = Py_NewRef(scope);
-    self->receive = Py_NewRef(receive);
-    self->send = Py_NewRef(send);
-    self->response = self->message = self->inner = NULL;
-    self->marked = false;
-    PyObject_GC_Track(self);
-    return self;
-}
-
-static PyMethodDef sender_methods[] = {
-    {"send", (PyCFunction)sender_send, METH_O, NULL},
-    {"throw", (PyCFunction)(void (*)(void))sender_throw, METH_FASTCALL, NULL},
-    {"close", (PyCFunction)sender_close, METH_NOARGS, NULL},
-    {NULL, NULL, 0, NULL},
-};
-static PyMemberDef sender_members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(Sender, call), READONLY, NULL},
-    {NULL, 0, 0, 0, NULL},
-};
-static PyType_Slot sender_slots[] = {
-    {Py_tp_dealloc, sender_dealloc}, {Py_tp_traverse, sender_traverse}, {Py_tp_clear, sender_clear},
-    {Py_tp_call, sender_call}, {Py_tp_methods, sender_methods}, {Py_tp_members, sender_members},
-    {Py_am_await, PyObject_SelfIter}, {Py_am_send, sender_step}, {Py_tp_iter, PyObject_SelfIter},
-    {Py_tp_iternext, sender_next}, {0, NULL},
-};
-static PyType_Spec sender_spec = {
-    "resource_monitor._native._turn.Sender", sizeof(Sender), 0,
-    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | HAVE_VECTORCALL, sender_slots,
-};
-
-/* ---- Turn ---- */
 
 /* The request is over; however often this is said. */
 static int turn_end(Turn *self, bool quietly)
@@ -490,7 +101,7 @@ static PySendResult turn_goes_on(Turn *self, PySendResult done, PyObject **resul
         return done;
     if (done == PYGEN_ERROR)
         rm_ensure_error(); /* who awaits this would take it for the request's end, and never count it out */
-    return self->door && turn_is_over(self, &done, result) ? step(self->inner, Py_None, false, IN_SERVER, result) : done;
+    return self->door && turn_is_over(self, &done, result) ? rm_step(self->inner, Py_None, false, IN_SERVER, result) : done;
 }
 
 static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
@@ -515,36 +126,36 @@ static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
             return turn_goes_on(self, PYGEN_ERROR, result);
         arg = Py_None;
     }
-    return turn_goes_on(self, step(self->inner, arg, self->marked, IN_APP, result), result);
+    return turn_goes_on(self, rm_step(self->inner, arg, self->marked, IN_APP, result), result);
 }
 
 static PyObject *turn_next(Turn *self)
 {
     PyObject *result;
     PySendResult done = turn_step(self, Py_None, &result);
-    return method_result(done, result);
+    return rm_method_result(done, result);
 }
 
 static PyObject *turn_send(Turn *self, PyObject *value)
 {
     PyObject *result;
     PySendResult done = turn_step(self, value, &result);
-    return method_result(done, result);
+    return rm_method_result(done, result);
 }
 
 static PyObject *turn_throw(Turn *self, PyObject *const *args, Py_ssize_t count)
 {
-    PyObject *error = thrown(args, count), *result = NULL;
+    PyObject *error = rm_thrown(args, count), *result = NULL;
     if (!error)
         return NULL;
     PySendResult done = PYGEN_ERROR;
     if (self->inner) {
-        done = turn_goes_on(self, throw_into(self->inner, error, self->marked, IN_APP, &result), &result);
+        done = turn_goes_on(self, rm_throw_into(self->inner, error, self->marked, IN_APP, &result), &result);
     } else if (!turn_end(self, false)) {
         PyErr_SetObject((PyObject *)Py_TYPE(error), error);
     }
     Py_DECREF(error);
-    return method_result(done, result);
+    return rm_method_result(done, result);
 }
 
 static PyObject *turn_close(Turn *self, PyObject *unused)
@@ -552,7 +163,7 @@ static PyObject *turn_close(Turn *self, PyObject *unused)
     (void)unused;
     PyObject *inner = self->inner, *error = NULL;
     self->inner = NULL;
-    if (inner && close_inner(inner, self->marked, IN_APP))
+    if (inner && rm_close_inner(inner, self->marked, IN_APP))
         error = rm_take_error();
     Py_XDECREF(inner);
     if (turn_end(self, false))
@@ -756,9 +367,9 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
     Turn *turn = turn_new(app);
     if (!turn)
         return NULL;
-    turn->sender = sender_new(turn, scope, receive, send);
+    turn->sender = rm_sender_new(turn, scope, receive, send);
     if (!turn->sender || PyDict_SetItem(scope, s_admitted, (PyObject *)turn)) {
-        restore_around((PyObject **)&turn->sender);
+        rm_restore_around((PyObject **)&turn->sender);
         Py_DECREF(turn);
         return NULL;
     }
@@ -897,15 +508,11 @@ bool rm_asgi_init(PyObject *module)
         const char *text;
     } texts[] = {
         {&s_type, "type"}, {&s_http, "http"}, {&s_method, "method"}, {&s_path, "path"}, {&s_root_path, "root_path"},
-        {&s_headers, "headers"}, {&s_http_version, "http_version"}, {&s_status, "status"},
-        {&s_admitted, "resource_monitor.admitted"}, {&s_send, "send"}, {&s_throw, "throw"}, {&s_close, "close"},
+        {&s_headers, "headers"}, {&s_http_version, "http_version"}, {&s_admitted, "resource_monitor.admitted"},
     };
     for (size_t at = 0; at < sizeof texts / sizeof *texts; at++)
         if (!(*texts[at].where = PyUnicode_InternFromString(texts[at].text)))
             return false;
-    PyObject *types = PyImport_ImportModule("types");
-    coroutine_type = types ? (PyTypeObject *)PyObject_GetAttrString(types, "CoroutineType") : NULL;
-    Py_XDECREF(types);
-    return coroutine_type && (sender_type = rm_add_type(module, &sender_spec)) &&
-        (turn_type = rm_add_type(module, &turn_spec)) && (door_type = rm_add_type(module, &door_spec));
+    return rm_stepping_init() && rm_sender_init(module) && (turn_type = rm_add_type(module, &turn_spec)) &&
+        (door_type = rm_add_type(module, &door_spec));
 }
