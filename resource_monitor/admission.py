@@ -240,7 +240,7 @@ class Route:
         self._carried = 0
         self._tokens = self._filled = 0.0
         self._taken, self._growths, self._missed = 0.0, 0, False
-        # how much of it the requests in flight took at the most since the count began, bytes each
+        # how much of it the requests in flight took at the most, for as long as one lasts, bytes each
         self._shown: float | None = None
         self._cold = self._answered = self._unanswered = 0
         self._cold_since = 0.0
@@ -395,7 +395,7 @@ class Admission:
             enough = elapsed >= _LONGEST and route._good > 0
         if enough or elapsed >= _PATIENCE:
             self._lower(route)
-            _forget(route)
+            _forget(route, whole=elapsed >= route._lasts)
             free = _is_free(route)
             # what others fill is no reason for this class to start no more
             mean = route._spared / route._held_back if route._held_back and self._prevails(route) else math.inf
@@ -763,10 +763,13 @@ def _is_free(route: Route) -> bool:
     return route.rate is None and route.window is None
 
 
-def _forget(route: Route) -> None:
-    shown = route._shown is None or route._shown >= _SHOWN_LEAST * route.unseen
-    route.unseen = _unless_little((_FADES if shown else _FADES_UNSHOWN) * route.unseen)
-    route._missed, route._shown = False, None
+def _forget(route: Route, *, whole: bool) -> None:
+    """Learn anew what is taken unseen, at the end of a count that lasted a ``whole`` request or less."""
+    hardly = whole and route._shown is not None and route._shown < _SHOWN_LEAST * route.unseen
+    route.unseen = _unless_little((_FADES_UNSHOWN if hardly else _FADES) * route.unseen)
+    route._missed = False
+    if whole:
+        route._shown = None
 
 
 def _doubts(route: Route, now: float) -> bool:

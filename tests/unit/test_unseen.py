@@ -26,10 +26,10 @@ def busy(*routes: tuple[Route, int]) -> Admission:
     return admission
 
 
-def end(admission: Admission, route: Route, number: int, now: float) -> None:
+def end(admission: Admission, route: Route, number: int, now: float, *, took: float = 0.1) -> None:
     for _ in range(number):
         admission.answers(route)
-        admission.ends(route, now, lost=False, took=0.1)
+        admission.ends(route, now, lost=False, took=took)
 
 
 def wanted(admission: Admission, route: Route) -> int:
@@ -381,13 +381,13 @@ def test_those_that_are_left_took_no_more_than_all_of_theirs() -> None:
     assert admission.unshown() == 8 * MB
 
 
-def unseen_after_a_count(taken: int, *, in_flight: int = 16, beside: int = 0) -> float:
+def unseen_after_a_count(taken: int, *, in_flight: int = 16, beside: int = 0, took: float = 0.1) -> float:
     """As a part of before, once the class was counted that took so many bytes in all."""
     route, other = known(2 * MB), known()
     admission = busy((route, in_flight), (other, beside))
     admission.read(150 * MB - taken, 50 * MB, 1.0)
-    end(admission, route, 1, 1.1)
-    end(admission, route, in_flight // 2, 2.2)
+    end(admission, route, 1, 1.1, took=took)
+    end(admission, route, min(4, in_flight // 2), 2.2, took=took)
     assert route._delivered is not None  # it was counted
     return route.unseen / (2 * MB)
 
@@ -397,15 +397,24 @@ def test_what_hardly_shows_was_loaded_by_the_first_ones_and_is_halved_at_each_co
     assert unseen_after_a_count(8 * MB) > 0.99
 
 
-def test_what_showed_before_the_last_count_is_past() -> None:
+def test_a_count_that_is_shorter_than_a_request_says_nothing_of_what_is_taken_late() -> None:
+    assert unseen_after_a_count(0, took=1.0) == 0.5
+    assert unseen_after_a_count(0, took=30.0) > 0.99
+
+
+@pytest.mark.parametrize(("took", "halved"), [(0.1, True), (3.0, False)])
+def test_what_showed_before_the_last_count_is_past_if_that_lasted_a_request(took: float, halved: bool) -> None:
     route = known(2 * MB)
     admission = busy((route, 32))
     admission.read(192 * MB, 0, 1.0)
-    end(admission, route, 1, 1.1)
-    end(admission, route, 8, 2.2)
+    end(admission, route, 1, 1.1, took=took)
+    end(admission, route, 4, 2.2, took=took)
     assert route.unseen > 1.98 * MB
     admission.read(200 * MB, 0, 2.3)
-    end(admission, route, 1, 7.3)
+    end(admission, route, 1, 7.3, took=took)
+    assert (route.unseen < 1.0 * MB) == halved
+    admission.read(200 * MB, 0, 8.0)
+    end(admission, route, 1, 12.4, took=took)
     assert route.unseen < 1.0 * MB
 
 
