@@ -282,8 +282,8 @@ class Admission:
         self._told: tuple[int, int, float] | None = None
         self._others = 0
         self._to_show = 0.0
-        # what headroom fell by lately, unseen and seen, bytes
-        self._fell_unseen = self._fell_seen = 0.0
+        # what headroom fell by lately, in all and unseen, bytes
+        self._fell = self._fell_unseen = 0.0
         self._least_late = self._least_wait = math.inf
         self._lag_since, self._capped = 0.0, False
         self._lag_at, self._decided = -math.inf, 0
@@ -584,17 +584,18 @@ class Admission:
         # what passed since that reading could not show in it yet
         early = min(to_show, passed - passed_before) if others else 0.0
         self._to_show = early + (to_show - early) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
-        if fell >= 0:
-            self._note_fall(fell, grown)
         if fell < 0:
             self._shrink(-fell)
-        elif self._busy and grown >= _NOISE:
-            grown *= self.in_flight / (self.in_flight + elsewhere)
-            self._grow(grown, near_miss=headroom < self.floor / 2, now=now)
-        elif fell >= _NOISE:
-            self._explain(fell, now)
+        else:
+            self._fell = _FALLS_LAST * self._fell + fell
+            self._fell_unseen = _FALLS_LAST * self._fell_unseen + min(max(0.0, grown), fell)
+            if self._busy and grown >= _NOISE:
+                grown *= self.in_flight / (self.in_flight + elsewhere)
+                self._grow(grown, near_miss=headroom < self.floor / 2, now=now)
+            elif fell >= _NOISE:
+                self._explain(fell, now)
         for route in self._busy:
-            if route.in_flight > _FEW and self._prevails(route):
+            if route.unseen and route.in_flight > _FEW and self._prevails(route):
                 route._shown = max(route._shown or 0.0, route._taken / route.in_flight)
 
     def _explain(self, fell: float, now: float) -> None:
@@ -627,15 +628,9 @@ class Admission:
                 route._missed = True
                 route.floor = None
 
-    def _note_fall(self, fell: float, grown: float) -> None:
-        unseen = min(max(0.0, grown), fell)
-        self._fell_unseen = _FALLS_LAST * self._fell_unseen + unseen
-        self._fell_seen = _FALLS_LAST * self._fell_seen + fell - unseen
-
     def _shrink(self, given_back: float) -> None:
-        fell = self._fell_unseen + self._fell_seen
         # of what is given back as large a part was unseen as of what was taken
-        unseen = given_back * (self._fell_unseen / fell if fell else 1.0)
+        unseen = given_back * (self._fell_unseen / self._fell if self._fell else 1.0)
         whole = sum(route._taken for route in self._busy)
         for route in self._busy:
             if route._taken:

@@ -117,7 +117,7 @@ static struct {
     rm_outcome outcome;
     void (*event)(int);
     int events;
-    int64_t full_at, relief_due, relief_interval, announce_due;
+    int64_t full_at, relief_due, blind_interval, announce_due;
     u64 floor;
     u64 left, granted;              /* as of the last check that set a budget: room above the floor, and the budget */
     unsigned int injected;
@@ -214,9 +214,7 @@ static void relieve(int64_t now)
 {
     u64 before = guard.outcome.headroom, dirty = 0;
     bool blind = rm_heap_dirty(&dirty) != 0;
-    if (!blind)
-        guard.relief_interval = RELIEF_INTERVAL;
-    guard.relief_due = now + guard.relief_interval;
+    guard.relief_due = now + (blind ? guard.blind_interval : RELIEF_INTERVAL);
     if (!blind && dirty < HELPFUL)
         return;
     if (rm_heap_relieve() || read_limits(RM_FULL, now))
@@ -225,11 +223,10 @@ static void relieve(int64_t now)
     guard.statistics.reliefs++;
     guard.statistics.relieved += minus(guard.outcome.headroom, before);
     /* what the allocator itself calls dirty is cheap to ask for; blind trimming has to earn its next turn */
-    if (blind)
-        guard.relief_interval = helped ? BLIND_INTERVAL : guard.relief_interval * 2;
-    if (guard.relief_interval > BLIND_INTERVAL_MOST)
-        guard.relief_interval = BLIND_INTERVAL_MOST;
-    guard.relief_due = now_ns() + guard.relief_interval;
+    guard.blind_interval = helped ? BLIND_INTERVAL : guard.blind_interval * 2;
+    if (guard.blind_interval > BLIND_INTERVAL_MOST)
+        guard.blind_interval = BLIND_INTERVAL_MOST;
+    guard.relief_due = now_ns() + (blind ? guard.blind_interval : RELIEF_INTERVAL);
 }
 
 /* Refuse, and leave a small budget for what follows: unwinding, the server's answer, a log line. It shrinks with what is
@@ -584,7 +581,7 @@ static void start_watching(const rm_guard_watch *watch)
     guard.watch = *watch;
     guard.outcome = (rm_outcome){0};
     guard.full_at = -FULL_INTERVAL;
-    guard.relief_interval = BLIND_INTERVAL;
+    guard.blind_interval = BLIND_INTERVAL;
     guard.relief_due = 0;
     if (!read_limits(RM_FULL, now_ns()))
         rm_heap_prepare(guard.outcome.tightest);

@@ -32,3 +32,11 @@ void rm_set_error(PyObject *error)
 {
     PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), error, PyException_GetTraceback(error));
 }
+
+void rm_restore_around(PyObject **what)
+{
+    PyObject *kind, *value, *trace;
+    PyErr_Fetch(&kind, &value, &trace);
+    Py_CLEAR(*what);
+    PyErr_Restore(kind, value, trace);
+}

@@ -22,6 +22,14 @@ PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec)
     return (PyTypeObject *)type;
 }
 
+PyTypeObject *rm_named_type(const char *name)
+{
+    PyObject *types = PyImport_ImportModule("types");
+    PyObject *type = types ? PyObject_GetAttrString(types, name) : NULL;
+    Py_XDECREF(types);
+    return (PyTypeObject *)type;
+}
+
 /* Takes the addresses of rm_guard_place, rm_guard_thread_refusals and rm_guard_passed, which are in the other extension
  * module. */
 static PyObject *use_guard(PyObject *module, PyObject *args)

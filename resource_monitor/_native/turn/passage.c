@@ -159,9 +159,6 @@ PyObject *rm_through_door(PyObject *module, PyObject *function)
 
 bool rm_passage_init(PyObject *module)
 {
-    PyObject *types = PyImport_ImportModule("types");
-    method_type = types ? (PyTypeObject *)PyObject_GetAttrString(types, "MethodType") : NULL;
-    Py_XDECREF(types);
-    return method_type && (doorway_type = rm_add_type(module, &doorway_spec)) &&
+    return (method_type = rm_named_type("MethodType")) && (doorway_type = rm_add_type(module, &doorway_spec)) &&
         (passage_type = rm_add_type(module, &passage_spec));
 }

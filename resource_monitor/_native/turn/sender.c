@@ -1,5 +1,5 @@
-/* What an ASGI app gets as its `send`: hands its messages to the server's, each step marked as the server's, until one is an
- * error's answer, which Python has to look at. */
+/* What an ASGI app gets as its `send`: hands its messages to the server's, each step marked as the server's, until one is
+ * an error's answer, which Python has to look at. */
 
 #include "asgi.h"
 #include "stepping.h"

@@ -5,14 +5,6 @@
 PyTypeObject *rm_coroutine_type;
 static PyObject *s_throw, *s_close;
 
-void rm_restore_around(PyObject **what)
-{
-    PyObject *kind, *value, *trace;
-    PyErr_Fetch(&kind, &value, &trace);
-    Py_CLEAR(*what);
-    PyErr_Restore(kind, value, trace);
-}
-
 /* The three arguments of old are deprecated. */
 PyObject *rm_thrown(PyObject *const *args, Py_ssize_t count)
 {
@@ -52,13 +44,9 @@ PySendResult rm_throw_into(PyObject *inner, PyObject *error, bool marked, int pl
         return PYGEN_NEXT;
     if (!PyErr_ExceptionMatches(PyExc_StopIteration))
         return PYGEN_ERROR;
-    PyObject *kind, *value, *trace;
-    PyErr_Fetch(&kind, &value, &trace);
-    PyErr_NormalizeException(&kind, &value, &trace);
-    *result = value ? PyObject_GetAttrString(value, "value") : NULL;
-    Py_XDECREF(kind);
-    Py_XDECREF(value);
-    Py_XDECREF(trace);
+    PyObject *stop = rm_take_error();
+    *result = PyObject_GetAttrString(stop, "value");
+    Py_DECREF(stop);
     return *result ? PYGEN_RETURN : PYGEN_ERROR;
 }
 
@@ -98,9 +86,6 @@ PyObject *rm_method_result(PySendResult done, PyObject *result)
 
 bool rm_stepping_init(void)
 {
-    PyObject *types = PyImport_ImportModule("types");
-    rm_coroutine_type = types ? (PyTypeObject *)PyObject_GetAttrString(types, "CoroutineType") : NULL;
-    Py_XDECREF(types);
-    return rm_coroutine_type && (s_throw = PyUnicode_InternFromString("throw")) &&
+    return (rm_coroutine_type = rm_named_type("CoroutineType")) && (s_throw = PyUnicode_InternFromString("throw")) &&
         (s_close = PyUnicode_InternFromString("close"));
 }

@@ -27,7 +27,5 @@ PySendResult rm_throw_into(PyObject *inner, PyObject *error, bool marked, int pl
 int rm_close_inner(PyObject *inner, bool marked, int place);    /* -1: an error */
 /* What a method gives for it: a value, or the error or StopIteration in place of one. */
 PyObject *rm_method_result(PySendResult done, PyObject *result);
-/* Py_CLEAR around which an error stays set. */
-void rm_restore_around(PyObject **what);
 
 #endif

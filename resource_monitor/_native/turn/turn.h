@@ -132,6 +132,7 @@ typedef struct {
 extern int *(*rm_place)(void);          /* guard.c's rm_guard_place, */
 extern unsigned long long (*rm_refusals)(void);         /* and rm_guard_thread_refusals */
 PyTypeObject *rm_add_type(PyObject *module, PyType_Spec *spec);
+PyTypeObject *rm_named_type(const char *name);  /* one of the module types; a new reference */
 
 /* errors.c */
 /* From Python 3.12 on what fails for want of memory was seen to fail without an error: then a MemoryError. */
@@ -139,6 +140,7 @@ void rm_ensure_error(void);
 PyObject *rm_take_error(void);          /* with its traceback, and not set any more; a new reference, never NULL */
 void rm_replace_error(PyObject **error);        /* the same in place of one that was taken before, or of NULL */
 void rm_set_error(PyObject *error);     /* again; takes the reference */
+void rm_restore_around(PyObject **what);        /* Py_CLEAR around which an error stays set */
 
 /* core.c */
 extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;

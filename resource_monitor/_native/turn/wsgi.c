@@ -659,9 +659,6 @@ bool rm_wsgi_init(PyObject *module)
     for (size_t at = 0; at < sizeof texts / sizeof *texts; at++)
         if (!(*texts[at].where = PyUnicode_InternFromString(texts[at].text)))
             return false;
-    PyObject *types = PyImport_ImportModule("types");
-    generator_type = types ? (PyTypeObject *)PyObject_GetAttrString(types, "GeneratorType") : NULL;
-    Py_XDECREF(types);
-    return generator_type && (response_type = rm_add_type(module, &response_spec)) &&
+    return (generator_type = rm_named_type("GeneratorType")) && (response_type = rm_add_type(module, &response_spec)) &&
         (sized_type = rm_add_type(module, &sized_spec)) && (gated_type = rm_add_type(module, &gated_spec));
 }
