@@ -45,6 +45,7 @@ _TOLERATED = 1 - 1 / GAIN
 # together, and would say that many more can be done. From idling on, the first good result begins the count: what
 # comes before says how long a request takes, not how many can be done.
 _RESULTS, _SHORTEST, _LONGEST, _PATIENCE = 8, 0.25, 1.0, 5.0
+_FEW_RESULTS = 2
 # How much a new count of what is delivered moves the average; one more than this share lost is a time of losses.
 _WEIGHT, _LOSSY = 0.3, 0.02
 # A paced class that lost nothing for so many counts is let go when the pace did not bind, or may speed up quickly; and
@@ -83,6 +84,9 @@ _HARDLY = 1 / 4
 # What the guard let pass may show later, half of it within so many seconds, and other processes tell within so many
 # what theirs let pass.
 _NOISE, _LEAST, _SHOWS_WITHIN, _TOLD_WITHIN = 1 << 20, 1 << 17, 0.25, 0.1
+# What first grows unseen while requests are in flight, this part of the floor, is what they load and what stays; the
+# floor has room for it.
+_LOADED = 1 / 2
 # What headroom fell by counts for less by this factor at each fall.
 _FALLS_LAST = 0.99
 # What a request takes at its start is taken within so many seconds: a few turns of an event loop.
@@ -281,7 +285,7 @@ class Admission:
         self._reading: tuple[int, int, float] | None = None
         self._told: tuple[int, int, float] | None = None
         self._others = 0
-        self._to_show = 0.0
+        self._to_show = self._loaded = 0.0
         # what headroom fell by lately, in all and unseen, bytes
         self._fell = self._fell_unseen = 0.0
         self._least_late = self._least_wait = math.inf
@@ -358,13 +362,15 @@ class Admission:
         self._leaves(route, 1)
         if lost:
             self._loses(route)
+            # what one that is done holds is asked for
+            route._work = max(0.0, route._work - took)
         else:
             route._good += 1
             if not route._begun:
                 route._since, route._begun = now, True
             route._ended += 1
             route._lasts += (took - route._lasts) / min(route._ended, 2 * _RESULTS)
-            if not route._measured and route._ended >= _RESULTS:
+            if not route._measured and route._ended >= max(_FEW_RESULTS, _RESULTS // (1 + self._others)):
                 self._first_ended(route, now)
         if route.window is not None:
             _slide(route, lost=lost)
@@ -541,7 +547,8 @@ class Admission:
         floor = self.floor if route.floor is None else min(self.floor, max(route.floor, least))
         # what ended may have left its memory with the allocator, where the next one finds it
         carried = not route.unseen and route.in_flight < route._carried and self._prevails(route)
-        if carried and floor < self.floor:
+        paced = not route.unseen and route.rate is not None and self._prevails(route)
+        if (carried and floor < self.floor) or paced:
             floor = self.lowest
         return 2 * floor if priority is Priority.SHEDDABLE else floor
 
@@ -584,6 +591,8 @@ class Admission:
         # what passed since that reading could not show in it yet
         early = min(to_show, passed - passed_before) if others else 0.0
         self._to_show = early + (to_show - early) * 0.5 ** ((now - since) / _SHOWS_WITHIN)
+        loaded = self._loads(grown)
+        fell, grown = fell - loaded, grown - loaded
         if fell < 0:
             self._shrink(-fell)
         else:
@@ -597,6 +606,12 @@ class Admission:
         for route in self._busy:
             if route.unseen and route.in_flight > _FEW and self._prevails(route):
                 route._shown = max(route._shown or 0.0, route._taken / route.in_flight)
+
+    def _loads(self, grown: float) -> float:
+        """How much of it the first requests loaded, once for all: memory that stays, and is no request's."""
+        loads = max(0.0, min(grown, _LOADED * self.floor - self._loaded)) if self._busy else 0.0
+        self._loaded += loads
+        return loads
 
     def _explain(self, fell: float, now: float) -> None:
         """Memory grew by what the guard let pass: what new classes in flight take is seen."""
@@ -665,16 +680,18 @@ class Admission:
         """Pace ``route`` by its first good results: as many start a second as fit if each holds what these held, by the
         law of J. D. C. Little (1961): what is held on average is the rate times what one holds, bytes times seconds."""
         route._measured = True
-        if route.lost or not route._area or self._idle is None:
+        if not route._area or not route._work or self._idle is None:
             return
         holds = route._area / route._work
-        if route.unseen > _HARDLY * holds:
+        hardly = _HARDLY * holds
+        if route.unseen > hardly and (route.in_flight <= _FEW or route._taken > hardly * route.in_flight):
             return
         route._cold = _WARM
         route._holds = holds
         rate = (self._idle - self.floor) / (1 + self._others) / (route._holds * route._lasts)
         if rate * route._lasts > _FEW:
             route.rate, route._tokens, route._filled = max(rate, _SLOWEST), 0.0, now
+            route._lost = 0
 
     # --- latency ---
 
@@ -813,6 +830,7 @@ def _count(route: Route, now: float, elapsed: float, room: float, least_room: fl
     the least, for so many times what was held."""
     delivered = route._good / elapsed
     share = route._lost / (route._good + route._lost)
+    first = route._delivered is None
     if route._delivered is None:
         route._delivered = delivered
     else:
@@ -838,7 +856,7 @@ def _count(route: Route, now: float, elapsed: float, room: float, least_room: fl
             route.rate = None
         else:
             faster = _faster(route, share, room, least_room) if route._held_back else 1.0
-            most = _BEYOND * max(delivered, route._delivered) if route._short else math.inf
+            most = _BEYOND * max(delivered, route._delivered) if route._short and not first else math.inf
             route.rate = max(_SLOWEST, min(faster * route.rate, max(_SLOWER * route.rate, most)))
     route._calm += 1
     route._since = now

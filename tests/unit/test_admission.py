@@ -463,10 +463,25 @@ def test_one_class_loses_nothing_of_its_floor_by_another() -> None:
     admission = Admission(1000, lowest=200)
     light, heavy = Class(admission), Class(admission)
     list(light.counts(20))
+    in_flight(admission, light.route, 8)
     for _ in range(3):
         heavy.count(lost=8)
     assert light.floor == 200
     assert heavy.floor > 900
+
+
+def test_a_paced_class_leaves_no_more_than_the_lowest_while_it_prevails() -> None:
+    """For its pace, not the floor, answers to what it loses."""
+    admission = Admission(1000, lowest=200)
+    other, unseen, paced = (
+        Route(Learned(floor=None, unseen=unseen, rate=rate, window=None))
+        for unseen, rate in ((0.0, None), (float(MIB), 10.0), (0.0, 10.0))
+    )
+    assert [admission.floor_of(route) for route in (other, unseen, paced)] == [1000, 1000, 200]
+    in_flight(admission, other, 1)
+    assert admission.floor_of(paced) == 1000
+    in_flight(admission, paced, 3)
+    assert admission.floor_of(paced) == 200
 
 
 def test_where_the_user_set_the_floor_no_class_has_one_of_its_own() -> None:

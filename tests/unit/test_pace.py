@@ -243,17 +243,21 @@ def test_a_pace_that_leaves_memory_unused_grows_as_far_as_there_was_room(held: i
     assert after / before == pytest.approx(faster, rel=1e-6)
 
 
-def counted(rate: float, *, left: int, seconds: float, good: int = 20, took: float = 0.1) -> tuple[Admission, Route]:
+def counted(
+    rate: float, *, left: int, seconds: float, good: int = 20, took: float = 0.1, counts: int = 1
+) -> tuple[Admission, Route]:
     """A class at ``rate``/s, of which so many end evenly within ``seconds``, after some more were refused."""
     admission, route = Admission(40 * MB), Route(Learned(floor=None, unseen=0.0, rate=rate, window=None))
     admission.read(240 * MB, 0, 0.0)
-    for _ in range(good):
-        admission.starts(route)
-    admission.read(left, 240 * MB - left, 0.0)
-    for _ in range(9):
-        admission.decide(route, left, 0.0)
-    for number in range(good):
-        admission.ends(route, seconds * number / (good - 1), lost=False, took=took)
+    for count in range(counts):
+        now = count * seconds
+        for _ in range(good):
+            admission.starts(route)
+        admission.read(left, 240 * MB - left, now)
+        for _ in range(9):
+            admission.decide(route, left, now)
+        for number in range(good):
+            admission.ends(route, now + seconds * number / (good - 1), lost=False, took=took)
     return admission, route
 
 
@@ -270,13 +274,19 @@ def test_a_count_lasts_at_least_as_long_as_a_request() -> None:
 
 def test_where_memory_refuses_a_pace_comes_down_to_a_little_more_than_what_is_delivered() -> None:
     """By a fifth a count at the most, and not at all where the pace alone refuses."""
-    _, route = counted(200.0, left=39 * MB, seconds=0.5)
+    _, route = counted(200.0, left=39 * MB, seconds=0.5, counts=2)
     assert route.rate == pytest.approx(0.8 * 200)
-    _, route = counted(65.0, left=39 * MB, seconds=0.5)
+    _, route = counted(65.0, left=39 * MB, seconds=0.5, counts=2)
     assert route._delivered == pytest.approx(40, rel=0.1)
-    assert route.rate == pytest.approx(1.4 * route._delivered)
-    _, route = counted(200.0, left=200 * MB, seconds=0.5)
+    assert route.rate == pytest.approx(1.4 * route._delivered, rel=0.05)
+    _, route = counted(200.0, left=200 * MB, seconds=0.5, counts=2)
     assert route.rate >= 200
+
+
+def test_what_is_delivered_at_first_does_not_bring_a_pace_down() -> None:
+    """That was let in before there was one: of several processes one may have had most of it."""
+    _, route = counted(200.0, left=39 * MB, seconds=0.5)
+    assert route.rate == 200
 
 
 def test_losses_do_not_raise_a_pace() -> None:
@@ -331,8 +341,30 @@ def test_what_the_first_requests_load_does_not_keep_a_class_from_being_paced_by_
         assert route.unseen > 0
         return route.rate
 
-    assert rate(8 * MB) is not None
-    assert rate(40 * MB) is None
+    assert rate(28 * MB) is not None
+    assert rate(60 * MB) is None
+
+
+def test_nor_what_they_took_while_few_were_in_flight() -> None:
+    """That is known to be much, for each; of many in flight it is little."""
+
+    def rate(many: int) -> float | None:
+        admission, route = Admission(40 * MB), Route()
+        for _ in range(2):
+            admission.read(240 * MB, 0, 100.0)
+        for _ in range(2):
+            assert admission.decide(route, 240 * MB, 100.0) is None
+        admission.read(200 * MB, 0, 100.0)
+        for _ in range(many - 2):
+            admission.starts(route)
+        admission.read(200 * MB - many * 4 * MB, many * 4 * MB, 100.1)
+        for _ in range(8):
+            admission.ends(route, 100.5, lost=False, took=0.5)
+        assert route.unseen == 10 * MB
+        return route.rate
+
+    assert rate(40) is not None
+    assert rate(12) is None  # as few as that say nothing
 
 
 def one_holds_ten(in_flight: int = 1) -> tuple[Admission, Route]:
@@ -380,8 +412,25 @@ def test_slow_requests_start_once_a_second_at_the_least() -> None:
     assert rate_after(lambda _: 80 * MB, tenth=8.0) == 1
 
 
-def test_a_class_that_lost_some_already_is_paced_by_that() -> None:
-    assert rate_after(lambda _: 80 * MB, lost=1) is None
+def test_what_those_hold_that_are_lost_is_not_asked_for() -> None:
+    """They held nothing, and were in flight all the same."""
+    assert rate_after(steadily(80 * MB), lost=4) == pytest.approx(40)
+
+
+def test_what_was_lost_before_a_pace_was_found_does_not_slow_it_down() -> None:
+    admission, route = first_round(steadily(80 * MB), lost=8)
+    assert admission.decide(route, 240 * MB, 101.0) is None
+    admission.ends(route, 101.0, lost=False, took=0.5)
+    assert route._delivered is not None  # that was counted
+    assert route.rate == pytest.approx(40)
+    assert route.lost == 8
+
+
+def test_of_several_processes_each_needs_fewer_results() -> None:
+    """What is held is seen of all of them."""
+    # 2 of 8 hold a fourth of 20 MB for half a second: 2.5 MB × 0.5 s each, of a fourth of 200 MB
+    assert rate_after(steadily(20 * MB), others=3, elsewhere=6, count=2) == pytest.approx(40)
+    assert rate_after(steadily(20 * MB), others=1, elsewhere=6, count=2) is None
 
 
 def test_a_class_that_was_measured_is_new_no_longer() -> None:

@@ -9,6 +9,7 @@ from resource_monitor.admission import Admission, Learned, Priority, Reason, Rou
 
 FLOOR = 16 * MB
 LEAST = 1 << 17
+LOADED = FLOOR // 2
 
 
 def known(unseen: float = 0.0) -> Route:
@@ -17,11 +18,12 @@ def known(unseen: float = 0.0) -> Route:
 
 
 def busy(*routes: tuple[Route, int]) -> Admission:
-    """So many of each class are in flight, and 200 MB are left."""
+    """So many of each class are in flight, what the first ones load is loaded, and 200 MB are left."""
     admission = Admission(FLOOR)
     for route, number in routes:
         for _ in range(number):
             admission.starts(route)
+    admission.read(200 * MB + LOADED, 0, -1.0)
     admission.read(200 * MB, 0, 0.0)
     return admission
 
@@ -43,6 +45,18 @@ def wanted(admission: Admission, route: Route) -> int:
 def test_what_grew_beyond_what_the_guard_let_pass_was_taken_unseen() -> None:
     route = known()
     busy((route, 4)).read(192 * MB, 0, 1.0)
+    assert route.unseen == 2 * MB
+
+
+def test_what_first_grows_while_requests_are_in_flight_is_what_they_load() -> None:
+    admission, route = Admission(FLOOR), known()
+    admission.read(200 * MB, 0, 0.0)
+    admission.read(190 * MB, 0, 1.0)  # nobody's
+    for _ in range(4):
+        admission.starts(route)
+    admission.read(190 * MB - LOADED, 0, 2.0)
+    assert route.unseen == 0
+    admission.read(182 * MB - LOADED, 0, 3.0)
     assert route.unseen == 2 * MB
 
 
