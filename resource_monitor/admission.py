@@ -8,7 +8,9 @@ Everything that changes the state of admission lives in this file. A request sta
   bounded, for an answer that comes too late is no good answer.
 * The *gate*: what is left, less what is promised and what requests in flight are known to take yet, is at least the
   floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``,
-  and so may one of which fewer are in flight than lately were without a loss, for an allocator keeps what they left.
+  and so may one of which fewer are in flight than lately were without a loss, for an allocator keeps what they left. One
+  that is paced and most of what is in flight may go there at once: its pace keeps memory full, and answers for what is
+  lost; a floor would make gusts of an even flow.
 * *Cold start*: the first requests of a class say what it needs, so that few of them start in the same moment.
 * The *pace*: may one more request of this route class start now? A class begins at the rate that fits by what its first
   requests held, and for how long; where that does not bind, it is not paced until the allocation guard has cost it
@@ -27,7 +29,8 @@ that changes the ``era``, and with it revokes every grant. Likewise a refusal fo
 is read or asked for anew, or a request or a promise ends: those like it are refused without being asked for.
 
 Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
-that grew by more than the guard let pass grew unseen, and is put down to the classes in flight. A class with unseen
+that grew by more than the guard let pass grew unseen, and is put down to the classes in flight, but for a first part of
+it, which is what the first requests load. A class with unseen
 memory is held to what its requests were seen to take, and goes not as low.
 """
 
@@ -45,7 +48,6 @@ _TOLERATED = 1 - 1 / GAIN
 # together, and would say that many more can be done. From idling on, the first good result begins the count: what
 # comes before says how long a request takes, not how many can be done.
 _RESULTS, _SHORTEST, _LONGEST, _PATIENCE = 8, 0.25, 1.0, 5.0
-_FEW_RESULTS = 2
 # How much a new count of what is delivered moves the average; one more than this share lost is a time of losses.
 _WEIGHT, _LOSSY = 0.3, 0.02
 # A paced class that lost nothing for so many counts is let go when the pace did not bind, or may speed up quickly; and
@@ -77,7 +79,10 @@ _ANY = 1 << 62
 # What a class holds is measured while no more classes than this are in flight. One prevails that has at least this
 # share of what is in flight: what memory shows is told of that one alone.
 _TOGETHER, _MOST = 4, 3 / 4
-# One that takes no more than this share of it unseen is paced by it all the same: what the first requests load stays.
+# It is measured by so many good results of all processes, of which each has its part, but the second number of its own.
+_MEASURED, _MEASURED_HERE = 8, 2
+# One that takes no more than this share of it unseen is paced by it all the same, and so is one of which those in flight,
+# more than a few, took no more: what the first requests load stays.
 _HARDLY = 1 / 4
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
@@ -370,7 +375,7 @@ class Admission:
                 route._since, route._begun = now, True
             route._ended += 1
             route._lasts += (took - route._lasts) / min(route._ended, 2 * _RESULTS)
-            if not route._measured and route._ended >= max(_FEW_RESULTS, _RESULTS // (1 + self._others)):
+            if not route._measured and route._ended >= max(_MEASURED_HERE, _MEASURED // (1 + self._others)):
                 self._first_ended(route, now)
         if route.window is not None:
             _slide(route, lost=lost)
