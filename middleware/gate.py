@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 
-from resource_monitor._native._turn import Response, Turn, Turns
+from resource_monitor._native._turn import Lane, Response, Turn, Turns
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 from resource_monitor.errors import ProbeError
 from resource_monitor.guard import passed
@@ -234,7 +234,7 @@ class Gate:
                 began = self._admission.refused(now)
                 if self._stuck is not None and not self.dry_run:
                     is_stuck = self._stuck.refused(
-                        reason, now, in_flight=self._admission.in_flight, admitted=self._admitted
+                        reason, now, in_flight=self._admission.in_flight, admitted=self._let_in
                     )
         if is_stuck:
             assert self._stuck is not None
@@ -310,13 +310,17 @@ class Gate:
     def lagged(self, seconds: float, *, queued: int = 0) -> None:
         """The event loop came so many seconds late; ``queued`` connections wait to be accepted."""
         with self._lock, self.turns:
-            decided = self._admitted + self._exempt + self._shed.total()
+            decided = self._let_in + self._exempt + self._shed.total()
             self._admission.lagged(seconds, time.monotonic(), queued=queued, decided=decided)
 
     @property
     def in_flight(self) -> int:
         """How many requests were let in and are not over."""
         return self._in_flight + self.turns.in_flight
+
+    @property
+    def _let_in(self) -> int:
+        return self._admitted + self.turns.untold
 
     @property
     def waiting(self) -> int:
@@ -336,6 +340,7 @@ class Gate:
         """The counts of this moment."""
         self._update_pressure()
         with self._lock, self.turns:
+            self._settle_of(*self.turns.lanes())
             return statistics_of(self)
 
     def _update_pressure(self) -> None:
@@ -373,6 +378,7 @@ class Gate:
             if known and ledger is not None and (ask.need or ledger.promised):
                 left = ledger.left(headroom)
             lane = self.turns.lane(ask.method, ask.path)
+            self._settle_of(lane)
             route = lane.route
             left -= others.promised
             reason = admission.decide(
@@ -421,21 +427,30 @@ class Gate:
 
     def _settle(self) -> None:
         """Bring admission up to date with what was done under grants; the lock is held, and nobody starts under one."""
-        turns, admission = self.turns, self._admission
+        turns = self.turns
         self._behind = True  # where there is no memory to tell it, the next one does
         with suppress(MemoryError):
             if (refused := turns.take_refused()) is not None:
                 count, at = refused
                 self._shed[Reason.MEMORY] += count
                 self._refused_at = max(self._refused_at or 0.0, min(at, time.monotonic()))
-                admission.refused(self._refused_at)
+                self._admission.refused(self._refused_at)
             while (used := turns.take()) is not None:
-                _, started, _, ended, lost, *_ = used
-                self._admitted += started
-                self._in_flight += started - ended - lost
-                self._wasted += lost
-                admission.settle(*used)
+                self._note(used)
             self._behind = False
+
+    def _settle_of(self, *lanes: Lane) -> None:
+        """The same of what can wait in these classes. Raises ``MemoryError`` where there is no memory to tell it."""
+        for lane in lanes:
+            if (used := self.turns.take_of(lane)) is not None:
+                self._note(used)
+
+    def _note(self, used: tuple[Route, int, int, int, int, int, float, float, float]) -> None:
+        _, started, _, ended, lost, *_ = used
+        self._admitted += started
+        self._in_flight += started - ended - lost
+        self._wasted += lost
+        self._admission.settle(*used)
 
     def _idle(self) -> None:
         """The other workers know of requests in flight, and there are none."""

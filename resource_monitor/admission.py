@@ -8,9 +8,9 @@ Everything that changes the state of admission lives in this file. A request sta
   bounded, for an answer that comes too late is no good answer.
 * The *gate*: what is left, less what is promised and what requests in flight are known to take yet, is at least the
   floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``,
-  and so may one of which fewer are in flight than lately were without a loss, for an allocator keeps what they left. One
-  that is paced and most of what is in flight may go there at once: its pace keeps memory full, and answers for what is
-  lost; a floor would make gusts of an even flow.
+  and so may one of which fewer are in flight than lately were without a loss, for an allocator keeps what they left.
+  One that is paced and most of what is in flight may go there at once: its pace keeps memory full, and answers for what
+  is lost; a floor would make gusts of an even flow.
 * *Cold start*: the first requests of a class say what it needs, so that few of them start in the same moment.
 * The *pace*: may one more request of this route class start now? A class begins at the rate that fits by what its first
   requests held, and for how long; where that does not bind, it is not paced until the allocation guard has cost it
@@ -81,8 +81,8 @@ _ANY = 1 << 62
 _TOGETHER, _MOST = 4, 3 / 4
 # It is measured by so many good results of all processes, of which each has its part, but the second number of its own.
 _MEASURED, _MEASURED_HERE = 8, 2
-# One that takes no more than this share of it unseen is paced by it all the same, and so is one of which those in flight,
-# more than a few, took no more: what the first requests load stays.
+# One that takes no more than this share of it unseen is paced by it all the same, and so is one of which those in
+# flight, more than a few, took no more: what the first requests load stays.
 _HARDLY = 1 / 4
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.

@@ -63,6 +63,9 @@ class Turns:
     """Requests that wait: while there are any, nobody starts under a grant."""
     told: int
     """Requests in flight that other workers know of."""
+    @property
+    def untold(self) -> int:
+        """Requests that started under grants and were not taken yet."""
     def __init__(
         self,
         *,
@@ -103,7 +106,10 @@ class Turns:
     def __exit__(self, *error: object) -> None:
         """Go on by what admission says now."""
     def take(self) -> tuple[Route, int, int, int, int, int, float, float, float] | None:
-        """What was used of one class's grants, as :meth:`Admission.settle` takes it; ``None`` when that was all."""
+        """What was used of one class's grants, as :meth:`Admission.settle` takes it; ``None`` when that was all but
+        what can wait: of classes that nothing binds, what started and ended well within a quarter of a second."""
+    def take_of(self, lane: Lane, /) -> tuple[Route, int, int, int, int, int, float, float, float] | None:
+        """The same of this class, whether it can wait or not."""
     def grant(
         self, lane: Lane, era: int, until: float, spare: int, unanswered: int, starts: int, unbound: int = 0, /
     ) -> None:

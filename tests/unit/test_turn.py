@@ -225,7 +225,7 @@ def test_what_is_granted_to_a_class_that_nothing_binds_has_a_number_until_anothe
     admission.settle(route, 0, 10, 10, 0, 0, 0.0, 1.2, 2.0)
     assert number() == paced
     admission.starts(other)
-    admission.read(PLENTY, 0, 3.0)
+    admission.read(PLENTY + FLOOR // 2, 0, 3.0)  # what the first of a service load
     admission.read(PLENTY - 8 * MIB, 0, 4.0)
     assert other.unseen
     admission.ends(other, 4.0, lost=False, took=1.0)
@@ -711,6 +711,89 @@ def test_what_is_counted_is_exact_at_any_moment(gate: Gate, way: Door) -> None:
     assert gate._routes.find("GET", "/")._unanswered == 0
 
 
+def test_what_is_over_of_a_class_that_nothing_binds_can_wait_to_be_told(
+    gate: Gate, way: Door, service: Service
+) -> None:
+    """Or to settle a few would take as long as to settle all classes of a service."""
+    for path in ("/a", "/b"):
+        asked(gate, path).leave()
+    route = gate._routes.find("GET", "/a")
+    before = route._answered
+    let_in(way, "/a").leave()
+    asked(gate, "/b").leave()
+    assert (route._answered, gate.turns.untold) == (before, 1)
+    service.clock.pass_(0.249)
+    asked(gate, "/b").leave()
+    assert (route._answered, gate.turns.untold) == (before, 1)
+    service.clock.pass_(0.002)
+    asked(gate, "/b").leave()
+    assert (route._answered, gate.turns.untold) == (before + 1, 0)
+
+
+def test_what_is_in_flight_or_lost_cannot_wait(gate: Gate, way: Door) -> None:
+    for path in ("/a", "/b"):
+        asked(gate, path).leave()
+    route = gate._routes.find("GET", "/a")
+    turn = let_in(way, "/a")
+    asked(gate, "/b").leave()
+    assert route.in_flight == 1
+    turn.leave()
+    asked(gate, "/b").leave()
+    assert route.in_flight == 0
+    turns = [let_in(way, "/a") for _ in range(2)]
+    turns[0].leave()
+    turns[1].lose()
+    turns[1].leave()
+    asked(gate, "/b").leave()
+    assert route.lost == 1
+    turn = let_in(way, "/a")
+    asked(gate, "/b").leave()
+    let_in(way, "/a").leave()
+    turn.lose()
+    turn.leave()  # so that as many started as ended well
+    asked(gate, "/b").leave()
+    assert (route.lost, route.in_flight) == (2, 0)
+
+
+def test_nor_can_what_something_binds(gate: Gate, way: Door) -> None:
+    route = gate._routes.find("GET", "/a")
+    route.rate = 1000.0
+    for path in ("/a", "/b", "/a"):
+        asked(gate, path)
+    let_in(way, "/a").leave()
+    asked(gate, "/b")
+    assert gate.turns.untold == 0
+
+
+def test_who_asks_about_a_class_is_told_of_it(gate: Gate, way: Door) -> None:
+    asked(gate, "/a").leave()
+    route = gate._routes.find("GET", "/a")
+    before = route._answered
+    let_in(way, "/a").leave()
+    asked(gate, "/a")
+    assert (route._answered, gate.turns.untold) == (before + 1, 0)
+
+
+def test_what_waits_to_be_told_is_counted(gate: Gate, way: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided: list[int] = []
+    monkeypatch.setattr(gate._admission, "lagged", lambda *_, **how: decided.append(how["decided"]))
+    asked(gate, "/a").leave()
+    for _ in range(3):
+        let_in(way, "/a").leave()
+    gate.lagged(0.0)
+    assert decided == [4]
+    assert gate.turns.untold == 3
+    assert gate.statistics().admitted == 4
+    assert gate.turns.untold == 0
+    gate.lagged(0.0)
+    assert decided == [4, 4]
+
+
+def test_only_a_lane_can_be_asked_for(gate: Gate) -> None:
+    with pytest.raises(TypeError, match="takes a Lane"):
+        gate.turns.take_of("GET /")  # type: ignore[arg-type]
+
+
 def test_what_is_told_has_its_times(gate: Gate, way: Door, service: Service) -> None:
     asked(gate)
     begin = service.clock()
@@ -816,6 +899,7 @@ def test_in_a_child_process_nothing_is_granted_and_what_its_parent_let_in_does_n
                 turn.leave()
             found = gate.statistics()
             assert (found.in_flight, found.wasted, found.routes) == (0, 0, {})
+            assert gate.turns.untold == 0
             code = 0
         finally:
             os._exit(code)

@@ -13,6 +13,8 @@
 #include <time.h>
 
 enum { CLASSES = 256, TABLE = 1024, NAME_ROOM = 512 };
+/* For so long, ns, what is over of a class that nothing binds can wait to be told. */
+#define UNTOLD_MOST 250000000
 
 PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 static PyObject *s_era, *s_in_flight, *s_most, *s_openings;
@@ -371,6 +373,7 @@ void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *s
     lane->starts--;
     lane->unanswered--;
     turns->net++;
+    turns->untold++;
     turns->room--;
     if (turns->tab) {
         turns->tab->gross += need;
@@ -485,25 +488,78 @@ static PyObject *turns_exit(Turns *self, PyObject *const *args, Py_ssize_t count
     Py_RETURN_NONE;
 }
 
-/* What was used of one lane, and nothing of it any more; None when that was all. */
+static void forget_used(Lane *lane)
+{
+    lane->started = lane->answered = lane->ended = lane->lost = lane->most = 0;
+}
+
+static bool is_told(const Lane *lane) { return !(lane->started | lane->answered | lane->ended | lane->lost); }
+
+/* As many ended well as started, and not long ago: what is in flight, and what a class of which nothing is bound may do, is
+ * the same without it. */
+static bool can_wait(const Turns *self, const Lane *lane, int64_t now)
+{
+    return lane->started && lane->started == lane->ended && !lane->lost && lane->unbound == self->unbound &&
+        now - lane->first_start < UNTOLD_MOST;
+}
+
+static PyObject *tell(Turns *self, Lane *lane)
+{
+    long long started = lane->started, answered = lane->answered, ended = lane->ended, lost = lane->lost, most = lane->most;
+    forget_used(lane); /* before: to make what is told may collect requests, which end with that */
+    PyObject *used = Py_BuildValue(
+        "OLLLLLddd", lane->route, started, answered, ended, lost, most, (double)lane->first_start / 1e9,
+        (double)lane->first_end / 1e9, (double)lane->last_end / 1e9);
+    if (used) {
+        self->net -= started - ended - lost;
+        self->untold -= started;
+        self->losses -= lost;
+        return used;
+    }
+    touch(self, lane);
+    lane->started += started;
+    lane->answered += answered;
+    lane->ended += ended;
+    lane->lost += lost;
+    if (most > lane->most)
+        lane->most = most;
+    return NULL;
+}
+
+/* What was used of one lane, and nothing of it any more; None when all that is left can wait. */
 static PyObject *turns_take(Turns *self, PyObject *unused)
 {
     (void)unused;
-    Lane *lane = self->used;
-    if (!lane)
+    if (!self->used)
         Py_RETURN_NONE;
-    PyObject *used = Py_BuildValue(
-        "OLLLLLddd", lane->route, (long long)lane->started, (long long)lane->answered, (long long)lane->ended,
-        (long long)lane->lost, (long long)lane->most, (double)lane->first_start / 1e9, (double)lane->first_end / 1e9, (double)lane->last_end / 1e9);
-    if (!used)
+    int64_t now = rm_turns_now(self, INT64_MAX);
+    if (now < 0) { /* by a clock that fails nothing can wait */
+        PyErr_Clear();
+        now = INT64_MAX;
+    }
+    for (Lane **link = &self->used, *lane; (lane = *link);) {
+        if (can_wait(self, lane, now)) {
+            link = &lane->next_used;
+            continue;
+        }
+        *link = lane->next_used;
+        lane->used = false;
+        lane->next_used = NULL;
+        if (!is_told(lane))
+            return tell(self, lane);
+    }
+    Py_RETURN_NONE;
+}
+
+/* The same of this lane, whether it can wait or not. */
+static PyObject *turns_take_of(Turns *self, PyObject *of)
+{
+    if (Py_TYPE(of) != rm_lane_type) {
+        PyErr_SetString(PyExc_TypeError, "take_of() takes a Lane.");
         return NULL;
-    self->used = lane->next_used;
-    self->net -= lane->started - lane->ended - lane->lost;
-    self->losses -= lane->lost;
-    lane->used = false;
-    lane->next_used = NULL;
-    lane->started = lane->answered = lane->ended = lane->lost = lane->most = 0;
-    return used;
+    }
+    Lane *lane = (Lane *)of;
+    return is_told(lane) ? Py_NewRef(Py_None) : tell(self, lane);
 }
 
 static PyObject *turns_grant(Turns *self, PyObject *args)
@@ -554,13 +610,13 @@ static PyObject *turns_forget(Turns *self, PyObject *unused)
         next = lane->next_used;
         lane->used = false;
         lane->next_used = NULL;
-        lane->started = lane->answered = lane->ended = lane->lost = lane->most = 0;
+        forget_used(lane);
     }
     for (Py_ssize_t at = 0; at < self->classes; at++)
         self->order[at]->until = self->order[at]->refused_until = 0;
     self->others->until = self->others->refused_until = self->common_until = 0;
     self->used = NULL;
-    self->net = self->losses = self->refused = self->in_flight = self->told = self->waiting = 0;
+    self->net = self->untold = self->losses = self->refused = self->in_flight = self->told = self->waiting = 0;
     self->epoch++;
     self->closed = false;
     if (self->tab)
@@ -701,6 +757,7 @@ static PyMethodDef turns_methods[] = {
     {"__enter__", (PyCFunction)turns_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))turns_exit, METH_FASTCALL, NULL},
     {"take", (PyCFunction)turns_take, METH_NOARGS, NULL},
+    {"take_of", (PyCFunction)turns_take_of, METH_O, NULL},
     {"grant", (PyCFunction)turns_grant, METH_VARARGS, NULL},
     {"stand", (PyCFunction)rm_turns_stand, METH_VARARGS, NULL},
     {"refuse", (PyCFunction)rm_turns_refuse_one, METH_VARARGS, NULL},
@@ -715,6 +772,7 @@ static PyMethodDef turns_methods[] = {
 static PyMemberDef turns_members[] = {
     {"waiting", T_LONGLONG, offsetof(Turns, waiting), 0, NULL},
     {"told", T_LONGLONG, offsetof(Turns, told), 0, NULL},
+    {"untold", T_LONGLONG, offsetof(Turns, untold), READONLY, NULL},
     {"grants", T_ULONGLONG, offsetof(Turns, spend), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };

@@ -96,6 +96,7 @@ typedef struct {
     int64_t cost;
     int64_t in_flight;                  /* as of the last settling */
     int64_t net;                        /* started and not over since then */
+    int64_t untold;                     /* started, and not taken yet */
     int64_t losses;                     /* not taken yet */
     int64_t room;                       /* how many may be in flight */
     int64_t told;                       /* how many in flight other processes know of */
