@@ -587,7 +587,7 @@ class Admission:
             self._reading = headroom, passed, now
             return
         left, passed_before, since = self._reading
-        fell = left - headroom
+        fell: float = left - headroom
         grown = fell - (passed - passed_before) - self._to_show
         if abs(grown) < _NOISE and now - since < _SHOWS_WITHIN:
             return
