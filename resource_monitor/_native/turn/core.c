@@ -307,6 +307,9 @@ bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
         !turns->closed && !turns->waiting;
 }
 
+/* One of 64 bits for a length. */
+static int length_bit(Py_ssize_t length) { return length < 63 ? (int)length : 63; }
+
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount)
 {
     if (!lane->exempt && !(mount && PyUnicode_GetLength(mount)))
@@ -321,7 +324,7 @@ int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject 
         Py_XDECREF(empty);
         return found;
     }
-    int found = PySet_Contains(turns->exact, path);
+    int found = turns->exact_lengths >> length_bit(length) & 1 ? PySet_Contains(turns->exact, path) : 0;
     for (Py_ssize_t at = 0; !found && at < PyTuple_Size(turns->prefixes); at++)
         found = (int)PyUnicode_Tailmatch(path, PyTuple_GetItem(turns->prefixes, at), 0, length, -1);
     return found;
@@ -690,6 +693,19 @@ static void turns_dealloc(Turns *self)
 
 static PyObject *none_is_null(PyObject *value) { return value == Py_None ? NULL : Py_NewRef(value); }
 
+static bool note_lengths(Turns *self)
+{
+    PyObject *paths = PyObject_GetIter(self->exact), *path;
+    while (paths && (path = PyIter_Next(paths))) {
+        Py_ssize_t length = PyUnicode_GetLength(path);
+        if (length >= 0)
+            self->exact_lengths |= (uint64_t)1 << length_bit(length);
+        Py_DECREF(path);
+    }
+    Py_XDECREF(paths);
+    return !PyErr_Occurred();
+}
+
 static PyObject *turns_new(PyTypeObject *type, PyObject *args, PyObject *options)
 {
     static char *names[] = {
@@ -723,6 +739,10 @@ static PyObject *turns_new(PyTypeObject *type, PyObject *args, PyObject *options
     self->idle = Py_NewRef(idle);
     self->exempt = Py_NewRef(exempt);
     self->exact = none_is_null(exact);
+    if (self->exact && !note_lengths(self)) {
+        Py_DECREF(self);
+        return NULL;
+    }
     self->prefixes = prefixes ? Py_NewRef(prefixes) : PyTuple_New(0);
     self->priority_of = none_is_null(priority_of);
     self->priorities = Py_NewRef(priorities);

@@ -87,6 +87,7 @@ typedef struct {
     PyObject *priorities;               /* the type of what priority_of should give */
     PyObject *exempt;                   /* whether a path, below a mount point, is; asked where the next two do not tell: */
     PyObject *exact, *prefixes;         /* a set and a tuple; `exact` is NULL where `exempt` is to be asked always */
+    uint64_t exact_lengths;             /* a bit for each length of those */
     Tab *tab;                           /* NULL: what is promised is not counted */
     Lane *others;
     Lane **table;                       /* by the hash of their names */
