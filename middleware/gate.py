@@ -479,7 +479,8 @@ class Gate:
             return next(filter(None, (counted.shortage() for counted in self._also)), "descriptors or tasks were short")
         if reason is Reason.MEMORY:
             with self._lock:
-                wanted = self._admission.wants(self._routes.find(ask.method, ask.path), ask.need, ask.priority)
+                route = self._routes.find(ask.method, ask.path)
+                wanted = self._admission.wants(route, ask.need, ask.priority, patient=self.max_wait > 0)
             return f"{format_size(max(0, self._left))} of memory available, {format_size(wanted)} wanted"
         return _SHORTAGES[reason].format(name=route_class(ask.method, ask.path))
 

@@ -10,7 +10,7 @@ Everything that changes the state of admission lives in this file. A request sta
   floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``,
   and so may one of which fewer are in flight than lately were without a loss, for an allocator keeps what they left.
   One that is paced and most of what is in flight may go there at once: its pace keeps memory full, and answers for what
-  is lost; a floor would make gusts of an even flow.
+  is lost; a floor would make gusts of an even flow. Those that can wait rather do that than be lost, and leave more.
 * *Cold start*: the first requests of a class say what it needs, so that few of them start in the same moment.
 * The *pace*: may one more request of this route class start now? A class begins at the rate that fits by what its first
   requests held, and for how long; where that does not bind, it is not paced until the allocation guard has cost it
@@ -333,7 +333,7 @@ class Admission:
             self._capped = True
             return Reason.LATENCY
         beyond = int(route._holds + self._yet_to_show(now)) if patient and self.in_flight and not urgent else 0
-        while left < self.wants(route, need, priority) + beyond:
+        while left < self.wants(route, need, priority, patient=patient) + beyond:
             if not _doubts(route, now):
                 route._short = True
                 return Reason.MEMORY
@@ -529,10 +529,10 @@ class Admission:
 
     # --- what may be left ---
 
-    def wants(self, route: Route, need: int, priority: Priority) -> int:
+    def wants(self, route: Route, need: int, priority: Priority, *, patient: bool = False) -> int:
         """What must be left, in bytes, for a request of ``route`` that will promise ``need`` to start."""
         unseen = self.unshown() + route.unseen if self.in_flight else 0.0
-        return int(need + unseen + self.floor_of(route, priority))
+        return int(need + unseen + self.floor_of(route, priority, patient=patient))
 
     def forget(self) -> None:
         """Nothing is in flight any more: in a child process, which has none of its parent's requests."""
@@ -543,8 +543,8 @@ class Admission:
         self.in_flight = 0
         self._revoke()
 
-    def floor_of(self, route: Route, priority: Priority = Priority.DEFAULT) -> float:
-        """The headroom that requests of ``route`` leave, bytes."""
+    def floor_of(self, route: Route, priority: Priority = Priority.DEFAULT, *, patient: bool = False) -> float:
+        """The headroom that requests of ``route`` leave, bytes; those that can wait rather do that than be lost."""
         if priority is Priority.CRITICAL:
             return min(self.lowest, self.floor / 2)
         # the limit, and with it both bounds, may have changed since the class's own was found
@@ -552,7 +552,7 @@ class Admission:
         floor = self.floor if route.floor is None else min(self.floor, max(route.floor, least))
         # what ended may have left its memory with the allocator, where the next one finds it
         carried = not route.unseen and route.in_flight < route._carried and self._prevails(route)
-        paced = not route.unseen and route.rate is not None and self._prevails(route)
+        paced = not (patient or route.unseen or route.rate is None) and self._prevails(route)
         if (carried and floor < self.floor) or paced:
             floor = self.lowest
         return 2 * floor if priority is Priority.SHEDDABLE else floor

@@ -478,6 +478,10 @@ def test_a_paced_class_leaves_no_more_than_the_lowest_while_it_prevails() -> Non
         for unseen, rate in ((0.0, None), (float(MIB), 10.0), (0.0, 10.0))
     )
     assert [admission.floor_of(route) for route in (other, unseen, paced)] == [1000, 1000, 200]
+    assert admission.floor_of(paced, patient=True) == 1000
+    assert admission.decide(paced, 999, 0.0, patient=True) is Reason.MEMORY
+    assert admission.decide(paced, 200, 0.0) is not Reason.MEMORY
+    admission.forget()
     in_flight(admission, other, 1)
     assert admission.floor_of(paced) == 1000
     in_flight(admission, paced, 3)
