@@ -319,6 +319,11 @@ class Gate:
         return self._in_flight + self.turns.in_flight
 
     @property
+    def patient(self) -> bool:
+        """Whether requests can wait for room."""
+        return self.max_wait > 0
+
+    @property
     def _let_in(self) -> int:
         return self._admitted + self.turns.untold
 
@@ -388,7 +393,7 @@ class Gate:
                 need=ask.need,
                 priority=ask.priority,
                 elsewhere=others.in_flight,
-                patient=self.max_wait > 0,
+                patient=self.patient,
             )
             if reason is not None:
                 self._left = left
@@ -480,7 +485,7 @@ class Gate:
         if reason is Reason.MEMORY:
             with self._lock:
                 route = self._routes.find(ask.method, ask.path)
-                wanted = self._admission.wants(route, ask.need, ask.priority, patient=self.max_wait > 0)
+                wanted = self._admission.wants(route, ask.need, ask.priority, patient=self.patient)
             return f"{format_size(max(0, self._left))} of memory available, {format_size(wanted)} wanted"
         return _SHORTAGES[reason].format(name=route_class(ask.method, ask.path))
 

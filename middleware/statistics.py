@@ -94,7 +94,7 @@ def statistics_of(gate: Gate) -> Statistics:
                 wasted=route.lost,
                 rate=route.rate,
                 window=route.window,
-                floor=int(admission.floor_of(route, patient=gate.max_wait > 0)),
+                floor=int(admission.floor_of(route, patient=gate.patient)),
                 unseen=int(route.unseen),
             )
             for name, route in gate._routes.items()

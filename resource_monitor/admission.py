@@ -30,8 +30,8 @@ is read or asked for anew, or a request or a promise ends: those like it are ref
 
 Memory that the guard cannot see gives no such sign before the kernel kills. It is told by what readings show: usage
 that grew by more than the guard let pass grew unseen, and is put down to the classes in flight, but for a first part of
-it, which is what the first requests load. A class with unseen
-memory is held to what its requests were seen to take, and goes not as low.
+it, which is what the first requests load. A class with unseen memory is held to what its requests were seen to take,
+and goes not as low.
 """
 
 from __future__ import annotations
@@ -550,11 +550,12 @@ class Admission:
         # the limit, and with it both bounds, may have changed since the class's own was found
         least = max(self.lowest, _UNSEEN_LEAST * self.floor) if route.unseen else self.lowest
         floor = self.floor if route.floor is None else min(self.floor, max(route.floor, least))
-        # what ended may have left its memory with the allocator, where the next one finds it
-        carried = not route.unseen and route.in_flight < route._carried and self._prevails(route)
-        paced = not (patient or route.unseen or route.rate is None) and self._prevails(route)
-        if (carried and floor < self.floor) or paced:
-            floor = self.lowest
+        if not route.unseen and self._prevails(route):
+            # what ended may have left its memory with the allocator, where the next one finds it
+            carried = floor < self.floor and route.in_flight < route._carried
+            paced = route.rate is not None and not patient
+            if carried or paced:
+                floor = self.lowest
         return 2 * floor if priority is Priority.SHEDDABLE else floor
 
     def _lower(self, route: Route) -> None:
@@ -693,10 +694,10 @@ class Admission:
             return
         route._cold = _WARM
         route._holds = holds
-        rate = (self._idle - self.floor) / (1 + self._others) / (route._holds * route._lasts)
+        rate = (self._idle - self.floor) / (1 + self._others) / (holds * route._lasts)
         if rate * route._lasts > _FEW:
             route.rate, route._tokens, route._filled = max(rate, _SLOWEST), 0.0, now
-            route._lost = 0
+            route._lost = 0  # before there was a pace
 
     # --- latency ---
 
@@ -835,11 +836,8 @@ def _count(route: Route, now: float, elapsed: float, room: float, least_room: fl
     the least, for so many times what was held."""
     delivered = route._good / elapsed
     share = route._lost / (route._good + route._lost)
-    first = route._delivered is None
-    if route._delivered is None:
-        route._delivered = delivered
-    else:
-        route._delivered += _WEIGHT * (delivered - route._delivered)
+    before = route._delivered
+    route._delivered = delivered if before is None else before + _WEIGHT * (delivered - before)
     if share > _LOSSY:
         route._calm = 0
     pace = max(GAIN * route._delivered, _SLOWEST)
@@ -861,7 +859,7 @@ def _count(route: Route, now: float, elapsed: float, room: float, least_room: fl
             route.rate = None
         else:
             faster = _faster(route, share, room, least_room) if route._held_back else 1.0
-            most = _BEYOND * max(delivered, route._delivered) if route._short and not first else math.inf
+            most = _BEYOND * max(delivered, route._delivered) if route._short and before is not None else math.inf
             route.rate = max(_SLOWEST, min(faster * route.rate, max(_SLOWER * route.rate, most)))
     route._calm += 1
     route._since = now

@@ -704,6 +704,20 @@ def test_a_class_s_pace_is_told(service: Service, gate: Gate) -> None:
 
 
 @pytest.mark.usefixtures("real_clock_stopped")
+@pytest.mark.parametrize(("max_wait", "floor"), [(0.0, 3 * MIB), (1.0, 16 * MIB)])
+def test_the_floor_that_is_told_is_the_one_that_holds(
+    service: Service, caplog: pytest.LogCaptureFixture, max_wait: float, floor: int
+) -> None:
+    gate = Gate(monitor=service.monitor, max_wait=max_wait)
+    enter(gate)
+    gate._admission.lowest = 3 * MIB
+    gate._routes.find("GET", "/").rate = 10.0
+    assert gate.statistics().routes["GET /"].floor == floor
+    service.fill()
+    gate.count_refusal(Ask("GET", "/"), Reason.MEMORY)
+    assert f"{floor // MIB}.0 MiB wanted" in caplog.text
+
+
 def test_what_a_class_takes_unseen_is_told(service: Service, gate: Gate) -> None:
     for _ in range(4):
         enter(gate, "/array")
