@@ -536,6 +536,15 @@ def test_as_many_as_were_carried_may_be_in_flight_again_down_to_the_lowest() -> 
     assert admission.decide(route, 300, 0.1) is Reason.MEMORY
 
 
+def test_but_not_before_it_has_a_floor_of_its_own() -> None:
+    admission, route = Admission(1000, lowest=200), warm()
+    for _ in range(5):
+        assert admission.decide(route, 1000, 0.0) is None
+    for _ in range(2):
+        admission.ends(route, 0.1, lost=False, took=0.1)
+    assert admission.decide(route, 999, 0.1) is Reason.MEMORY
+
+
 def test_sheddable_requests_leave_twice_their_class_s_floor() -> None:
     work = Class(Admission(1000, lowest=200))
     list(work.counts(20))
