@@ -52,11 +52,11 @@ static const char *const stat_keys[2][STAT_KEYS] = {
  * that calls itself reclaimable, much of which is pinned by open files. Anonymous memory and tmpfs count nowhere. */
 void rm_reclaimable(int version, const u64 *stat, u64 *low, u64 *all)
 {
-    u64 busy = stat[DIRTY] + stat[WRITEBACK];
+    u64 busy = plus(stat[DIRTY], stat[WRITEBACK]);
     u64 mapped_file = minus(stat[MAPPED], stat[SHMEM]);
-    u64 wide = minus(stat[INACTIVE_FILE] + stat[ACTIVE_FILE], busy + mapped_file);
+    u64 wide = minus(plus(stat[INACTIVE_FILE], stat[ACTIVE_FILE]), plus(busy, mapped_file));
     *low = minus(stat[INACTIVE_FILE], busy);
-    *all = (wide > *low ? wide : *low) + (version == 2 ? stat[SLAB] / 2 : 0);
+    *all = plus(wide > *low ? wide : *low, version == 2 ? stat[SLAB] / 2 : 0);
 }
 
 static void failed(rm_limit *limit, int file, int error)

@@ -16,4 +16,6 @@ int rm_take_number(const char **at, const char *end, u64 *value);
 
 static inline u64 minus(u64 a, u64 b) { return a > b ? a - b : 0; }
 
+static inline u64 plus(u64 a, u64 b) { return a + b < a ? ~(u64)0 : a + b; }
+
 #endif

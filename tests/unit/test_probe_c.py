@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from machine import MIB, V1_UNLIMITED
 
@@ -33,10 +33,14 @@ def reclaimable(version: int, **stat: int) -> tuple[int, int]:
     """(low, all) in MiB of figures in MiB, in the order of probe.c's enum."""
     order = ("inactive_file", "active_file", "mapped", "shmem", "dirty", "writeback", "slab")
     assert set(stat) <= set(order)
+    low, all_ = reclaimable_bytes(version, [stat.get(name, 0) * MIB for name in order])
+    return low // MIB, all_ // MIB
+
+
+def reclaimable_bytes(version: int, figures: list[int]) -> tuple[int, int]:
     low, all_ = ffi.new("unsigned long long *"), ffi.new("unsigned long long *")
-    values = ffi.new("unsigned long long[]", [stat.get(name, 0) * MIB for name in order])
-    lib.rm_reclaimable(version, values, low, all_)
-    return low[0] // MIB, all_[0] // MIB
+    lib.rm_reclaimable(version, ffi.new("unsigned long long[]", figures), low, all_)
+    return low[0], all_[0]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +192,25 @@ def test_any_bytes_are_read_within_their_length(text: bytes) -> None:
 def test_what_the_kernel_would_reclaim(figures: dict[str, int], low: int, v1: int, v2: int) -> None:
     assert reclaimable(1, **figures) == (low, v1)
     assert reclaimable(2, **figures) == (low, v2)
+
+
+@example(2, [NO_LIMIT, NO_LIMIT, 0, 0, 0, 0, NO_LIMIT])
+@given(st.sampled_from((1, 2)), st.lists(st.integers(0, NO_LIMIT), min_size=7, max_size=7))
+def test_of_any_figures_all_is_no_less_than_the_low_part(version: int, figures: list[int]) -> None:
+    low, all_ = reclaimable_bytes(version, figures)
+    assert low <= all_
+
+
+@pytest.mark.parametrize(
+    ("figures", "low", "all_"),
+    [
+        ([5, 5, 0, 0, NO_LIMIT, 1, 0], 0, 0),
+        ([5, 5, NO_LIMIT, 0, 1, 0, 0], 4, 4),
+        ([5, NO_LIMIT, 0, 0, 0, 0, 0], 5, NO_LIMIT),
+    ],
+)
+def test_sums_of_figures_that_are_too_large_do_not_wrap(figures: list[int], low: int, all_: int) -> None:
+    assert reclaimable_bytes(2, figures) == (low, all_)
 
 
 def limit(**fields: int) -> object:
