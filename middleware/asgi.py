@@ -132,7 +132,7 @@ class MemoryBackpressureMiddleware(Doorway):
             return None
         if here is None or here.loop is not loop:
             here = self._here = OnLoop(self._gate, loop)
-            self.door = Door(self._gate.turns, self._respond, _awaited, self._after, here.room.left)
+            self.door = Door(self._gate.turns, self._respond, _awaited, self._after, here.room.left, here.renew)
             here.look_at(self.door)
         return here
 

@@ -170,14 +170,12 @@ class Gate:
                 self._in_flight += 1
             return admitted
         try:
-            headroom = self.readings.read()
+            look = self._look()
+            if look is None:
+                return Reason.COUNT
+            headroom, fresh_until = look
             monitor = self.readings.monitor
             assert monitor is not None  # it was read a moment ago
-            fresh_until = monitor.fresh_until
-            for counted in self._also:
-                if counted.shortage():
-                    return Reason.COUNT
-                fresh_until = min(fresh_until, counted.fresh_until)
             if self._stands(ask, headroom, monitor):
                 return Reason.MEMORY
             answer = self._begin(ask, headroom, fresh_until)
@@ -190,6 +188,18 @@ class Gate:
         except MemoryError:
             return Reason.MEMORY  # not even for that
         return answer
+
+    def _look(self) -> tuple[int, float] | None:
+        """The headroom, and until when it and what is counted besides may be taken for granted; ``None`` when something
+        counted is short. Raises :class:`ProbeError`."""
+        headroom = self.readings.read()
+        assert self.readings.monitor is not None  # it was read a moment ago
+        fresh_until = self.readings.monitor.fresh_until
+        for counted in self._also:
+            if counted.shortage():
+                return None
+            fresh_until = min(fresh_until, counted.fresh_until)
+        return headroom, fresh_until
 
     def _stands(self, ask: Ask, headroom: int, monitor: MemoryMonitor) -> bool:
         """Whether one like ``ask`` was refused for want of memory and nothing changed since. Ends that admission or the
@@ -367,25 +377,11 @@ class Gate:
         """Ask admission, and begin the request if it may. Memory that is kept for others is not left for this one.
         Those like it need not ask before ``fresh_until``, if admission grants that."""
         with self._lock, self.turns:
-            if self._behind:
-                raise MemoryError
             now = time.monotonic()
-            admission, ledger = self._admission, self._ledger
-            others = self._sharing.others(now) if self._sharing else _ALONE
-            known = headroom != UNBOUNDED  # what could not be read is no measure for what is read later
-            if known and headroom != self._seen:
-                self._seen = headroom
-                admission.read(
-                    headroom, passed() + others.passed, now, others=others.workers, elsewhere=others.in_flight
-                )
+            admission, ledger, lane = self._admission, self._ledger, self.turns.lane(ask.method, ask.path)
             returns = 0 if ledger is None else ledger.returns
-            left = headroom
-            if known and ledger is not None and (ask.need or ledger.promised):
-                left = ledger.left(headroom)
-            lane = self.turns.lane(ask.method, ask.path)
-            self._settle_of(lane)
+            left, others = self._left_for(lane, headroom, now, promises=ask.need > 0)
             route = lane.route
-            left -= others.promised
             reason = admission.decide(
                 route,
                 left,
@@ -419,16 +415,57 @@ class Gate:
             self._tell(now)
             ended = admission.admitted(left, now)
             if fresh_until:
-                grant = admission.grant(route, left - ask.need, others=others.workers)
-                until = min(fresh_until, now + _BESIDE_OTHERS) if others.workers else fresh_until
-                if grant is None:
-                    self.turns.revoke(lane)
-                else:
-                    spare = min(grant.spare, _COUNTED_MOST)
-                    self.turns.grant(lane, admission.era, until, spare, grant.unanswered, grant.starts, grant.unbound)
+                self._grant(lane, left - ask.need, fresh_until, now, others)
         if ended:
             _log_end(headroom)
         return admitted
+
+    def renew(self, lane: Lane) -> None:
+        """Read anew, and grant ``lane`` again what its requests may do; where they may not, each is asked for."""
+        grants = self.turns.grants
+        look = None
+        with suppress(ProbeError):
+            look = self._look()
+        with self._lock:
+            if self.turns.grants != grants:
+                return  # another thread was faster
+            with self.turns:
+                if look is None:
+                    self.turns.revoke(lane)
+                    return
+                headroom, fresh_until = look
+                now = time.monotonic()
+                left, others = self._left_for(lane, headroom, now)
+                self._grant(lane, left, fresh_until, now, others)
+                self._tell(now)
+
+    def _left_for(self, lane: Lane, headroom: int, now: float, *, promises: bool = False) -> tuple[int, Others]:
+        """What is left of ``headroom`` for requests of ``lane``, which may make ``promises``, and what other processes
+        do; admission knows both afterwards. The lock is held. Raises ``MemoryError``."""
+        if self._behind:
+            raise MemoryError
+        admission, ledger = self._admission, self._ledger
+        others = self._sharing.others(now) if self._sharing else _ALONE
+        known = headroom != UNBOUNDED  # what could not be read is no measure for what is read later
+        if known and headroom != self._seen:
+            self._seen = headroom
+            admission.read(headroom, passed() + others.passed, now, others=others.workers, elsewhere=others.in_flight)
+        left = headroom
+        if known and ledger is not None and (promises or ledger.promised):
+            left = ledger.left(headroom)
+        self._settle_of(lane)
+        return left - others.promised, others
+
+    def _grant(self, lane: Lane, left: int, fresh_until: float, now: float, others: Others) -> None:
+        """Grant ``lane`` what its requests may do before ``fresh_until`` without being asked for; the lock is held."""
+        admission = self._admission
+        grant = admission.grant(lane.route, left, others=others.workers)
+        if grant is None:
+            self.turns.revoke(lane)
+            return
+        until = min(fresh_until, now + _BESIDE_OTHERS) if others.workers else fresh_until
+        spare = min(grant.spare, _COUNTED_MOST)
+        self.turns.grant(lane, admission.era, until, spare, grant.unanswered, grant.starts, grant.unbound)
 
     def _settle(self) -> None:
         """Bring admission up to date with what was done under grants; the lock is held, and nobody starts under one."""

@@ -44,7 +44,7 @@ class GatedApp(_turn.Gated):
         self.app = app
         self.gate = gate
         self._threads = WaitingThreads(gate)
-        self.use(gate.turns, self._ask, self._adopt, self._question, self._threads.serve)
+        self.use(gate.turns, self._ask, self._adopt, self._question, self._threads.serve, gate.renew)
 
     def _ask(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate, body = self.gate, body_of(environ)

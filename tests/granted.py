@@ -22,7 +22,7 @@ def scope(path: str = "/", method: str = "GET", *headers: tuple[bytes, bytes], *
 
 def door(gate: Gate) -> Door:
     """One on the running thread, without an event loop."""
-    made = Door(gate.turns, lambda *_: None, lambda awaitable: awaitable, lambda *_: None, lambda: None)
+    made = Door(gate.turns, lambda *_: None, lambda awaitable: awaitable, lambda *_: None, lambda: None, gate.renew)
     made.open()
     return made
 

@@ -159,7 +159,8 @@ class Turn(Coroutine[Any, Any, None]):
 class Door:
     """The way in on one event loop. ``respond`` gives what sends for a turn whose first message answers an error,
     ``awaited`` a coroutine for what an app gave that is none, ``after`` what to await once a turn has left whose app
-    ended in an error or after such an answer, or ``None``; ``left`` is called when one leaves while others wait."""
+    ended in an error or after such an answer, or ``None``; ``left`` is called when one leaves while others wait,
+    ``renew`` with a lane that nothing binds but the age of its grant, before a request of it."""
 
     def __init__(
         self,
@@ -168,6 +169,7 @@ class Door:
         awaited: Callable[[Any], Coroutine[Any, Any, Any]],
         after: Callable[[Turn, BaseException | None, Any, Any, Any], Coroutine[Any, Any, None] | None],
         left: Callable[[], object],
+        renew: Callable[[Lane], object],
     ) -> None: ...
     @property
     def in_flight(self) -> int: ...
@@ -198,11 +200,12 @@ class Gated:
         adopt: Callable[[Response], Any],
         question: Callable[[Any], Any],
         served: Callable[[], object],
+        renew: Callable[[Lane], object],
         /,
     ) -> None:
         """``asked`` is called for requests that have to be asked for, ``adopt`` makes what goes on with a response that
         may be refused after all, ``question`` the :class:`Ask` for an environ, ``served`` is called when one leaves
-        while others wait."""
+        while others wait, ``renew`` with a lane that nothing binds but the age of its grant, before a request of it."""
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any: ...
 
 class Response:

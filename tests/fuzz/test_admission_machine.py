@@ -99,7 +99,9 @@ class AdmissionMachine(RuleBasedStateMachine):
             request_cost=request_cost,
         )
         self.cost = request_cost
-        self.door = Door(self.gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None)
+        self.door = Door(
+            self.gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None, self.gate.renew
+        )
         self.door.open()
 
     # --- requests ---

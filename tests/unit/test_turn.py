@@ -20,6 +20,7 @@ from resource_monitor.middleware import gate as module
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.monitor import MemoryMonitor
+from resource_monitor.sampling import Sampler
 
 FLOOR = 16 * MIB
 PLENTY = 200 * MIB
@@ -286,28 +287,86 @@ def test_the_first_request_is_asked_for_and_those_like_it_are_not(gate: Gate, wa
     assert unasked(way, "/users/2", "DELETE") is None
 
 
-def test_a_grant_ends_with_the_reading(gate: Gate, way: Door, service: Service) -> None:
+def outlive(reading: Sampler, service: Service) -> None:
+    """Wait until ``reading`` is just too old."""
+    service.clock.pass_(reading.fresh_until - service.clock() + 1e-6)
+
+
+def test_a_grant_ends_with_the_reading_and_is_renewed_by_the_next(gate: Gate, way: Door, service: Service) -> None:
     asked(gate)
+    assert gate.turns.grants == 1
     service.clock.pass_(service.monitor.fresh_until - service.clock() - 1e-6)
     assert let_in(way)
+    assert gate.turns.grants == 1
     service.clock.pass_(2e-6)
+    assert let_in(way)
+    assert gate.turns.grants == 2
+    assert service.monitor.fresh_until > service.clock()
+    assert let_in(way)
+    assert gate.turns.grants == 2
+    assert gate.in_flight == gate.statistics().in_flight == 4
+
+
+def test_it_is_not_where_the_next_leaves_no_room(gate: Gate, way: Door, service: Service) -> None:
+    asked(gate)
+    service.fill()
     assert unasked(way) is None
+    service.empty()
+    assert unasked(way) is None
+    asked(gate)
+    assert let_in(way)
 
 
-def test_with_a_new_reading_one_class_is_asked_about_for_all_that_were_before(
+def test_it_is_not_where_memory_cannot_be_read(gate: Gate, way: Door, service: Service) -> None:
+    asked(gate)
+    service.break_probe()
+    assert unasked(way) is None
+    service.mend_probe()
+    assert unasked(way) is None
+    assert gate.statistics().probe_errors == 0
+
+
+def test_it_is_renewed_once_where_several_threads_come_for_that(
+    gate: Gate, way: Door, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(gate)
+    outlive(service.monitor, service)
+    read = gate.readings.read
+
+    def read_late() -> int:
+        headroom = read()
+        monkeypatch.undo()
+        gate.renew(gate.turns.lane("GET", "/"))
+        return headroom
+
+    monkeypatch.setattr(gate.readings, "read", read_late)
+    gate.renew(gate.turns.lane("GET", "/"))
+    assert gate.turns.grants == 2
+
+
+def test_it_is_not_while_what_was_done_cannot_be_told(gate: Gate, way: Door, service: Service) -> None:
+    asked(gate)
+    outlive(service.monitor, service)
+    gate._behind = True
+    assert unasked(way) is None
+    assert gate.turns.grants == 1
+
+
+def test_with_a_new_reading_one_class_is_granted_for_all_that_were_before(
     gate: Gate, way: Door, service: Service
 ) -> None:
     for path in ("/a", "/b"):
         asked(gate, path).leave()
     service.use(40 * MIB)
-    assert unasked(way, "/b") is None
-    asked(gate, "/a")
+    before = gate.turns.grants
     assert let_in(way, "/b")
+    assert let_in(way, "/a")
+    assert gate.turns.grants == before + 1
     assert unasked(way, "/c") is None
-    service.clock.pass_(service.monitor.fresh_until - service.clock() + 1e-6)
-    assert unasked(way, "/b") is None
+    outlive(service.monitor, service)
     asked(gate, "/a")
     assert let_in(way, "/b")
+    assert gate.turns.grants == before + 2
 
 
 def test_of_those_one_that_takes_memory_unseen_since_is_asked_about_itself(
@@ -364,18 +423,13 @@ def test_it_ends_by_the_real_clock_too(machine: Machine, service: Service, monke
     monitor = MemoryMonitor(root=str(machine.root))
     gate = Gate(monitor=monitor, allocation_guard=False)
     way = door(gate)
-    for _ in range(3):
-        asked(gate)
-        turns = []
-        while (turn := unasked(way)) is not None:
-            turns.append(turn)
-            for old in turns[:-1]:
-                old.leave()
-        assert time.monotonic() >= monitor.fresh_until or not turns
-        turns.append(asked(gate))
-        for old in turns:
-            old.leave()
-    assert gate.statistics().in_flight == 3
+    asked(gate).leave()
+    for grants in range(1, 4):
+        until = monitor.fresh_until
+        while gate.turns.grants == grants:
+            let_in(way).leave()
+        assert time.monotonic() >= until
+    assert gate.statistics().in_flight == 0
 
 
 def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
@@ -395,8 +449,13 @@ def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
     asked(gate)
     assert let_in(way)
     assert sampler.fresh_until < service.monitor.fresh_until
-    service.clock.pass_(sampler.fresh_until - service.clock() + 1e-6)
+    outlive(sampler, service)
+    assert let_in(way)
+    assert gate.turns.grants == 2
+    machine.write("/proc/sys/fs/file-nr", "990 0 1000")
+    outlive(sampler, service)
     assert unasked(way) is None
+    assert gate.turns.grants == 2
 
 
 @pytest.mark.parametrize(
@@ -852,13 +911,19 @@ def test_beside_other_workers_a_grant_is_short(gate: Gate, way: Door, service: S
             return Learned(None, 0.0, None, None)
 
         def others(self, now: float) -> Any:
-            return module.Others(promised=0, in_flight=7, workers=1)
+            return module.Others(promised=promised, in_flight=7, workers=1)
 
+    promised = 0
     gate._sharing = Others()  # type: ignore[assignment]
     asked(gate)
     assert let_in(way)
+    assert gate.turns.grants == 1
     service.clock.pass_(0.0051)
     assert service.clock() < service.monitor.fresh_until
+    assert let_in(way)
+    assert gate.turns.grants == 2
+    promised = PLENTY
+    service.clock.pass_(0.0051)
     assert unasked(way) is None
 
 

@@ -116,6 +116,19 @@ def test_what_is_no_plain_request_without_a_body_is_asked_for(service: Service, 
     assert not isinstance(request_.get(ADMITTED), Responses)
 
 
+def test_with_the_reading_the_grant_is_renewed(service: Service) -> None:
+    middleware = wrap(service, answer)
+    service.use(40 << 20)
+    request = environ()
+    Server().serve(middleware, request)
+    assert isinstance(request[ADMITTED], Responses)
+    service.fill()
+    server, request = Server(), environ()
+    server.serve(middleware, request)
+    assert server.status.startswith("503")
+    assert ADMITTED not in request
+
+
 @pytest.mark.parametrize("length", ["", "0"])
 def test_an_empty_body_is_none(service: Service, length: str) -> None:
     serve(service, answer, environ(CONTENT_LENGTH=length))

@@ -359,8 +359,8 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
         !plain(scope, &method, &path, &mount))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
-    int64_t until = lane ? rm_turns_until(turns, lane) : 0, now = until ? rm_turns_now(turns, until) : -1, need = 0;
-    if (now < 0 || !rm_turns_ready(turns, lane, now) || rm_turns_is_exempt(turns, lane, path, mount) ||
+    int64_t now, need = 0;
+    if (!lane || !rm_turns_open(turns, lane, self->renew, &now) || rm_turns_is_exempt(turns, lane, path, mount) ||
         !rm_turns_need(turns, scope, &need))
         return NULL;
     /* before it is counted: there may be no memory for it */
@@ -438,6 +438,7 @@ static int door_traverse(Door *self, visitproc visit, void *arg)
     Py_VISIT(self->awaited);
     Py_VISIT(self->after);
     Py_VISIT(self->left);
+    Py_VISIT(self->renew);
     return 0;
 }
 
@@ -447,6 +448,7 @@ static int door_clear(Door *self)
     Py_CLEAR(self->awaited);
     Py_CLEAR(self->after);
     Py_CLEAR(self->left);
+    Py_CLEAR(self->renew);
     return 0;
 }
 
@@ -463,10 +465,10 @@ static void door_dealloc(Door *self)
 static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
 {
     (void)type;
-    static char *names[] = {"turns", "respond", "awaited", "after", "left", NULL};
-    PyObject *turns, *respond, *awaited, *after, *left;
+    static char *names[] = {"turns", "respond", "awaited", "after", "left", "renew", NULL};
+    PyObject *turns, *respond, *awaited, *after, *left, *renew;
     if (!PyArg_ParseTupleAndKeywords(
-            args, options, "O!OOOO:Door", names, rm_turns_type, &turns, &respond, &awaited, &after, &left))
+            args, options, "O!OOOOO:Door", names, rm_turns_type, &turns, &respond, &awaited, &after, &left, &renew))
         return NULL;
     Door *self = PyObject_GC_New(Door, door_type);
     if (!self)
@@ -476,6 +478,7 @@ static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
     self->awaited = Py_NewRef(awaited);
     self->after = Py_NewRef(after);
     self->left = Py_NewRef(left);
+    self->renew = Py_NewRef(renew);
     self->thread = 0;
     self->in_flight = self->entered = 0;
     PyObject_GC_Track(self);

@@ -13,6 +13,7 @@ typedef struct {
     PyObject *awaited;      /* makes a coroutine of what an app gives that is none */
     PyObject *after;        /* what to await after an app that failed, or after an answer that Python looked at */
     PyObject *left;         /* what is called when a request left while others wait */
+    PyObject *renew;        /* what grants a lane again */
     unsigned long thread;   /* the loop's, while it is seen how late it comes; 0 otherwise */
     long long in_flight;
     long long entered;

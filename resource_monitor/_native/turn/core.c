@@ -282,7 +282,7 @@ static int64_t time_of(clockid_t clock)
 }
 
 /* The kernel keeps a coarse time, which is a quarter of the price and a tick late at most. */
-int64_t rm_turns_now(Turns *turns, int64_t until)
+int64_t rm_turns_now(const Turns *turns, int64_t until)
 {
     if (turns->clock) {
         PyObject *seconds = PyObject_CallNoArgs(turns->clock);
@@ -294,7 +294,7 @@ int64_t rm_turns_now(Turns *turns, int64_t until)
     return coarse + tick < until ? coarse : time_of(CLOCK_MONOTONIC);
 }
 
-int64_t rm_turns_until(const Turns *turns, const Lane *lane)
+static int64_t until_of(const Turns *turns, const Lane *lane)
 {
     int64_t own = lane->era == turns->era ? lane->until : 0;
     int64_t common = lane->unbound == turns->unbound && turns->common_era == turns->era ? turns->common_until : 0;
@@ -303,8 +303,22 @@ int64_t rm_turns_until(const Turns *turns, const Lane *lane)
 
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
 {
-    return now < rm_turns_until(turns, lane) && lane->starts > 0 && lane->unanswered > 0 && turns->room > 0 &&
+    return now < until_of(turns, lane) && lane->starts > 0 && lane->unanswered > 0 && turns->room > 0 &&
         !turns->closed && !turns->waiting;
+}
+
+bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now)
+{
+    int64_t until = until_of(turns, lane);
+    *now = until ? rm_turns_now(turns, until) : -1;
+    if (until && *now >= until && lane->unbound == turns->unbound && !turns->closed && !turns->waiting) {
+        PyObject *done = PyObject_CallFunctionObjArgs(renew, (PyObject *)lane, NULL);
+        if (!done)
+            return false;
+        Py_DECREF(done);
+        *now = rm_turns_now(turns, until_of(turns, lane));
+    }
+    return *now >= 0 && rm_turns_ready(turns, lane, *now);
 }
 
 /* One of 64 bits for a length. */

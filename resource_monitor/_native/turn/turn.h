@@ -148,8 +148,10 @@ void rm_restore_around(PyObject **what);        /* Py_CLEAR around which an erro
 extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 bool rm_core_init(PyObject *module);
 Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrowed; NULL without an error: none yet */
-int64_t rm_turns_until(const Turns *turns, const Lane *lane);   /* when its grant ends; 0: it has none */
-bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);
+/* Whether a request may start, and the time; false, maybe with an error: Python decides. `renew` is called with a lane that
+ * nothing binds but the age of its grant. */
+bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now);
+bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);        /* whether it still may */
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount);     /* -1: an error */
 bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need);    /* false, maybe with an error: Python decides */
 void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *stay);
@@ -157,7 +159,7 @@ void rm_stay_answered(Stay *stay);
 /* `quietly`: without running Python, as where objects are collected. -1: an error; it is over all the same. */
 int rm_stay_leave(Stay *stay, bool quietly);
 /* The time, ns, as coarsely as will do to see whether it is before `until`; -1: an error. */
-int64_t rm_turns_now(Turns *turns, int64_t until);
+int64_t rm_turns_now(const Turns *turns, int64_t until);
 PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 /* standing.c: methods of Turns */

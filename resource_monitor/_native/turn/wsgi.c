@@ -22,6 +22,7 @@ typedef struct {
     PyObject *adopt;        /* makes what Python deals with of a Response */
     PyObject *question;     /* the Ask for an environ */
     PyObject *served;       /* what is called when a request left while others wait */
+    PyObject *renew;        /* what grants a lane again */
 } Gated;
 
 typedef struct {
@@ -460,8 +461,8 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
         RM_IS(method, "OPTIONS") || !without_body(environ))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
-    int64_t until = lane ? rm_turns_until(turns, lane) : 0, now = until ? rm_turns_now(turns, until) : -1, need = 0;
-    if (now < 0 || !rm_turns_ready(turns, lane, now) || rm_turns_is_exempt(turns, lane, path, mount) ||
+    int64_t now, need = 0;
+    if (!lane || !rm_turns_open(turns, lane, self->renew, &now) || rm_turns_is_exempt(turns, lane, path, mount) ||
         !rm_turns_need(turns, environ, &need))
         return NULL;
     Response *response = response_new();
@@ -579,8 +580,8 @@ static PyObject *gated_call(Gated *self, PyObject *args, PyObject *options)
 
 static PyObject *gated_use(Gated *self, PyObject *args)
 {
-    PyObject *turns, *asked, *adopt, *question, *served;
-    if (!PyArg_ParseTuple(args, "O!OOOO:use", rm_turns_type, &turns, &asked, &adopt, &question, &served))
+    PyObject *turns, *asked, *adopt, *question, *served, *renew;
+    if (!PyArg_ParseTuple(args, "O!OOOOO:use", rm_turns_type, &turns, &asked, &adopt, &question, &served, &renew))
         return NULL;
     if (self->turns) {
         PyErr_SetString(PyExc_RuntimeError, "The app is behind a gate already.");
@@ -591,6 +592,7 @@ static PyObject *gated_use(Gated *self, PyObject *args)
     self->adopt = Py_NewRef(adopt);
     self->question = Py_NewRef(question);
     self->served = Py_NewRef(served);
+    self->renew = Py_NewRef(renew);
     Py_RETURN_NONE;
 }
 
@@ -603,6 +605,7 @@ static int gated_traverse(Gated *self, visitproc visit, void *arg)
     Py_VISIT(self->adopt);
     Py_VISIT(self->question);
     Py_VISIT(self->served);
+    Py_VISIT(self->renew);
     return 0;
 }
 
@@ -613,6 +616,7 @@ static int gated_clear(Gated *self)
     Py_CLEAR(self->adopt);
     Py_CLEAR(self->question);
     Py_CLEAR(self->served);
+    Py_CLEAR(self->renew);
     return 0;
 }
 
