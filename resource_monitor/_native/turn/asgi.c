@@ -4,6 +4,7 @@
  * error's or an odd awaitable, is handed to Python, and so is what to do with a request that failed. */
 
 #include "asgi.h"
+#include "spares.h"
 #include "stepping.h"
 
 #include <pythread.h>
@@ -12,6 +13,7 @@
 #include <structmember.h>
 
 static PyTypeObject *door_type, *turn_type;
+static Spares spares;
 static PyObject *s_type, *s_http, *s_method, *s_path, *s_root_path, *s_headers, *s_http_version, *s_admitted;
 
 /* ---- Turn ---- */
@@ -235,14 +237,12 @@ static int turn_clear(Turn *self)
 
 static void turn_dealloc(Turn *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     turn_end(self, true); /* if nobody ran it to its end */
     turn_clear(self);
     Py_XDECREF(self->stay.turns);
     Py_XDECREF(self->door);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
+    rm_spares_keep(&spares, (PyObject *)self);
 }
 
 static PyMethodDef turn_methods[] = {
@@ -320,7 +320,7 @@ static bool without_body(PyObject *scope, PyObject *method)
 
 static Turn *turn_new(PyObject *app)
 {
-    Turn *self = PyObject_GC_New(Turn, turn_type);
+    Turn *self = (Turn *)rm_spares_new(&spares, turn_type);
     if (!self)
         return NULL;
     memset((char *)self + offsetof(Turn, stay), 0, sizeof *self - offsetof(Turn, stay));

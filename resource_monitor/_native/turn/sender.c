@@ -2,6 +2,7 @@
  * an error's answer, which Python has to look at. */
 
 #include "asgi.h"
+#include "spares.h"
 #include "stepping.h"
 
 #include <stddef.h>
@@ -9,6 +10,7 @@
 #include <structmember.h>
 
 static PyTypeObject *sender_type;
+static Spares spares;
 static PyObject *s_status, *s_send;
 
 static bool is_for_an_error(PyObject *message)
@@ -203,16 +205,14 @@ static int sender_clear(Sender *self)
 
 static void sender_dealloc(Sender *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     sender_clear(self);
-    PyObject_GC_Del(self);
-    Py_DECREF(type);
+    rm_spares_keep(&spares, (PyObject *)self);
 }
 
 Sender *rm_sender_new(Turn *turn, PyObject *scope, PyObject *receive, PyObject *send)
 {
-    Sender *self = PyObject_GC_New(Sender, sender_type);
+    Sender *self = (Sender *)rm_spares_new(&spares, sender_type);
     if (!self)
         return NULL;
     self->call = (vectorcall)sender_called;

@@ -3,6 +3,7 @@
  * One object is all that a request needs: what the app calls to start its answer, what the server iterates over and
  * closes, and what adapters find in the environ. What begins otherwise than with an answer is handed to Python. */
 
+#include "spares.h"
 #include "turn.h"
 
 #include <stddef.h>
@@ -42,15 +43,11 @@ typedef struct {
 
 /* ---- Response ---- */
 
-/* Some that are over, for the next requests: a new one would be memory that is in no cache. */
-enum { SPARES = 8 };
-static Response *spares[SPARES];
-static size_t spare;
+static Spares spares;
 
 static Response *response_new(void)
 {
-    Response *self = spare ? (Response *)PyObject_Init((PyObject *)spares[--spare], response_type)
-                           : PyObject_GC_New(Response, response_type);
+    Response *self = (Response *)rm_spares_new(&spares, response_type);
     if (self)
         memset((char *)self + offsetof(Response, call), 0, sizeof *self - offsetof(Response, call));
     return self;
@@ -367,16 +364,11 @@ static int response_clear(Response *self)
 
 static void response_dealloc(Response *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     rm_stay_leave(&self->stay, true); /* if nobody closed it */
     response_clear(self);
     Py_XDECREF(self->gated);
-    if (spare < SPARES)
-        spares[spare++] = self;
-    else
-        PyObject_GC_Del(self);
-    Py_DECREF(type);
+    rm_spares_keep(&spares, (PyObject *)self);
 }
 
 static PyMethodDef response_methods[] = {
