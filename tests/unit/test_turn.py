@@ -903,6 +903,7 @@ def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door)
 def test_beside_other_workers_a_grant_is_short(gate: Gate, way: Door, service: Service) -> None:
     class Others:
         def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
+            told.append(in_flight)
             return in_flight
 
         def teach(self, routes: Any, now: float) -> None: ...
@@ -913,15 +914,16 @@ def test_beside_other_workers_a_grant_is_short(gate: Gate, way: Door, service: S
         def others(self, now: float) -> Any:
             return module.Others(promised=promised, in_flight=7, workers=1)
 
-    promised = 0
+    promised, told = 0, list[int]()
     gate._sharing = Others()  # type: ignore[assignment]
     asked(gate)
-    assert let_in(way)
-    assert gate.turns.grants == 1
+    turns = [let_in(way)]
+    assert gate.turns.grants == len(told) == 1
     service.clock.pass_(0.0051)
     assert service.clock() < service.monitor.fresh_until
-    assert let_in(way)
+    turns.append(let_in(way))
     assert gate.turns.grants == 2
+    assert told == [1, 2]
     promised = PLENTY
     service.clock.pass_(0.0051)
     assert unasked(way) is None
