@@ -307,40 +307,37 @@ def test_a_grant_ends_with_the_reading_and_is_renewed_by_the_next(gate: Gate, wa
     assert gate.in_flight == gate.statistics().in_flight == 1 + len(turns) == 4
 
 
-def test_it_is_not_where_the_next_leaves_no_room(gate: Gate, way: Door, service: Service) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "mend"),
+    [(Service.fill, Service.empty), (Service.break_probe, Service.mend_probe)],
+    ids=["no room", "no reading"],
+)
+def test_it_is_not_where_the_next_reading_gives_nothing(
+    gate: Gate, way: Door, service: Service, spoil: Callable[[Service], None], mend: Callable[[Service], None]
+) -> None:
     asked(gate)
-    service.fill()
+    spoil(service)
     assert unasked(way) is None
-    service.empty()
+    mend(service)
     assert unasked(way) is None
+    assert gate.statistics().probe_errors == 0
     asked(gate)
     assert let_in(way)
 
 
-def test_it_is_not_where_memory_cannot_be_read(gate: Gate, way: Door, service: Service) -> None:
-    asked(gate)
-    service.break_probe()
-    assert unasked(way) is None
-    service.mend_probe()
-    assert unasked(way) is None
-    assert gate.statistics().probe_errors == 0
-
-
-def test_it_is_renewed_once_where_several_threads_come_for_that(
-    gate: Gate, way: Door, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_renewed_once_where_several_threads_come_for_that(gate: Gate, service: Service) -> None:
     asked(gate)
     outlive(service.monitor, service)
-    read = gate.readings.read
+    lane, read, late = gate.turns.lane("GET", "/"), gate.readings.read, pytest.MonkeyPatch()
 
     def read_late() -> int:
         headroom = read()
-        monkeypatch.undo()
-        gate.renew(gate.turns.lane("GET", "/"))
+        late.undo()
+        gate.renew(lane)
         return headroom
 
-    monkeypatch.setattr(gate.readings, "read", read_late)
-    gate.renew(gate.turns.lane("GET", "/"))
+    late.setattr(gate.readings, "read", read_late)
+    gate.renew(lane)
     assert gate.turns.grants == 2
 
 
