@@ -311,7 +311,7 @@ bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now)
 {
     int64_t until = until_of(turns, lane);
     *now = until ? rm_turns_now(turns, until) : -1;
-    if (until && *now >= until && lane->unbound == turns->unbound && !turns->closed && !turns->waiting) {
+    if (until && *now >= until && lane->unbound == turns->unbound) {
         PyObject *done = PyObject_CallFunctionObjArgs(renew, (PyObject *)lane, NULL);
         if (!done)
             return false;
