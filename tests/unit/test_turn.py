@@ -12,7 +12,7 @@ from granted import asked, door, know_all_classes, scope, unasked
 from machine import MIB, Machine, Service
 
 from resource_monitor import Resource, counts, reserve
-from resource_monitor._native._turn import Door, Turn
+from resource_monitor._native._turn import Door, Lane, Turn
 from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
 from resource_monitor.counts import CountMonitor
 from resource_monitor.limits import open_file_limits
@@ -339,6 +339,18 @@ def test_it_is_renewed_once_where_several_threads_come_for_that(gate: Gate, serv
     late.setattr(gate.readings, "read", read_late)
     gate.renew(lane)
     assert gate.turns.grants == 2
+
+
+def test_of_a_class_that_takes_memory_unseen_each_reading_is_asked_about(gate: Gate, service: Service) -> None:
+    renewed: list[Lane] = []
+    way = Door(gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None, renewed.append)
+    way.open()
+    gate.turns.lane("GET", "/").route.unseen = 1.0 * MIB
+    asked(gate)
+    assert let_in(way)
+    outlive(service.monitor, service)
+    assert unasked(way) is None
+    assert not renewed
 
 
 def test_it_is_not_while_what_was_done_cannot_be_told(gate: Gate, way: Door, service: Service) -> None:
