@@ -19,6 +19,7 @@ from resource_monitor.errors import ProbeError
 from resource_monitor.sources import Consequence, Flag, Source
 
 USAGE: int = lib.RM_USAGE
+RECLAIMABLE: int = lib.RM_RECLAIMABLE
 DECISIVE: int = lib.RM_DECISIVE
 FULL: int = lib.RM_FULL
 
@@ -83,7 +84,8 @@ class LimitReader:
         """Read anew what ``tier`` says; False when this process is not the one that opened the files.
 
         ``USAGE`` keeps limits and reclaimable parts, and skips limits that had more than ``margin`` beyond the least.
-        ``DECISIVE`` reads those too, but of reclaimable parts only those that decide which limit is :meth:`first`.
+        ``RECLAIMABLE`` keeps limits alone, and reads those reclaimable parts that decide which limit is :meth:`first`.
+        ``DECISIVE`` reads limits too.
         ``FULL`` reads everything, as :meth:`limits` needs it. Sets ``headroom`` (the least over all limits that kill or
         fail), ``free`` (the same without reclaiming anything) and ``tightest`` (the smallest limit); ``2**64 - 1``
         where nothing limits. Raises :class:`ProbeError` when no limit could be read and at least one should have been.

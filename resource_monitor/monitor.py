@@ -13,13 +13,13 @@ from functools import cache
 
 from resource_monitor.allocator import Allocator, allocator
 from resource_monitor.errors import ConfigurationError
-from resource_monitor.limits import LimitReader, memory_limits
+from resource_monitor.limits import DECISIVE, RECLAIMABLE, LimitReader, memory_limits
 from resource_monitor.sampling import FULL_INTERVAL, UNBOUNDED, Sampler
 from resource_monitor.units import parse_size
 
 # A core writes fresh memory at no more than this many bytes a second (measured: 2.4 GB/s).
 _BYTES_PER_SECOND = 2.4e9
-# Smaller movements of usage than this never make the kept reclaimable part worth another full reading.
+# Smaller movements of usage than this never make the kept reclaimable part worth another reading.
 _STEP = 1 << 20
 # Relief that gave back less than this did not help, and the next one waits twice as long; seconds.
 _HELPFUL = 1 << 20
@@ -62,7 +62,7 @@ class MemoryMonitor(Sampler):
         self._declared = _declared(limit)
         self.root = root
         self._attention = 0
-        self._full_free = 0
+        self._known_free = 0
         self._relief_due = 0.0
         self._relief_interval = _RELIEF_INTERVAL
         self.reliefs = self.relieved = 0
@@ -76,7 +76,7 @@ class MemoryMonitor(Sampler):
         """The present :class:`Reading`, limits and allocator read anew. Raises :class:`ProbeError`."""
         with self._lock:
             now = self._clock()
-            self._update(now, full=True)
+            self._update(now, DECISIVE)
             recoverable = self.allocator.dirty() or 0
             first = self._reader.first()
             if first is None:
@@ -85,7 +85,7 @@ class MemoryMonitor(Sampler):
             return Reading(available, self._headroom, recoverable, first.value, first.used, first.where, now)
 
     def watch(self, floor: int) -> None:
-        """Read everything at every refresh as soon as less than twice ``floor`` bytes are free without reclaiming."""
+        """Read what is reclaimable too at every refresh as soon as less than twice ``floor`` bytes are free without."""
         self._attention = max(self._attention, 2 * floor)
 
     def relieve(self) -> int:
@@ -97,13 +97,13 @@ class MemoryMonitor(Sampler):
             now = self._clock()
             if now < self._relief_due:
                 if now >= self._fresh_until:
-                    self._update(now, full=True)
+                    self._update(now, RECLAIMABLE)
                 return self._headroom
-            self._update(now, full=True)
+            self._update(now, RECLAIMABLE)
             before = self._headroom
             dirty = self.allocator.dirty()
             if (dirty is None or dirty >= _HELPFUL) and self.allocator.relieve():
-                self._update(self._clock(), full=True)
+                self._update(self._clock(), RECLAIMABLE)
                 self.reliefs += 1
                 self.relieved += max(0, self._headroom - before)
             helped = self._headroom >= before + _HELPFUL
@@ -126,13 +126,13 @@ class MemoryMonitor(Sampler):
 
     def _steady(self) -> bool:
         # Where free memory is short the kernel may be reclaiming, and usage stands still while what is reclaimable
-        # melts away: only a full reading tells.
+        # melts away: only a reading of that tells.
         free = self._reader.free
-        moved = abs(free - self._full_free)
+        moved = abs(free - self._known_free)
         return free >= self._attention and moved <= max((self._reader.headroom - free) // 4, _STEP)
 
-    def _note_full(self) -> None:
-        self._full_free = self._reader.free
+    def _note_reclaimable(self) -> None:
+        self._known_free = self._reader.free
 
 
 def _declared(limit: int | str | None) -> int | None:

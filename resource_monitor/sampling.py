@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from resource_monitor.errors import ProbeError
-from resource_monitor.limits import DECISIVE, FULL, USAGE, Limit, LimitReader
+from resource_monitor.limits import DECISIVE, FULL, RECLAIMABLE, USAGE, Limit, LimitReader
 
 logger = logging.getLogger("resource_monitor")
 
@@ -69,14 +69,14 @@ class Sampler(ABC):
     def limits(self) -> tuple[Limit, ...]:
         """Every limit that was looked at, those that limit nothing included, read anew. Raises :class:`ProbeError`."""
         with self._lock:
-            self._update(self._clock(), full=True)
+            self._update(self._clock(), DECISIVE)
             self._reader.read(FULL)
             return self._reader.limits()
 
     def first(self) -> Limit | None:
         """The limit that bites first, read anew, ``None`` without one. Raises :class:`ProbeError`."""
         with self._lock:
-            self._update(self._clock(), full=True)
+            self._update(self._clock(), DECISIVE)
             return self._reader.first()
 
     def age(self) -> float:
@@ -95,21 +95,21 @@ class Sampler(ABC):
         """Whether a reading of usage alone may stand; asked after each."""
         return True
 
-    def _note_full(self) -> None:  # noqa: B027 - a hook, which not every resource needs
-        """Called after each full reading."""
+    def _note_reclaimable(self) -> None:  # noqa: B027 - a hook, which not every resource needs
+        """Called after each reading of more than usage."""
 
     def _refresh(self) -> None:
         with self._lock:
             now = self._clock()
             if now >= self._fresh_until:  # else another thread was faster
-                self._update(now, full=now >= self._full_due)
+                self._update(now, USAGE)
 
-    def _update(self, now: float, *, full: bool) -> None:
-        """Read once; the lock is held."""
+    def _update(self, now: float, tier: int) -> None:
+        """Read once, what ``tier`` says or more; the lock is held."""
         if self._error is not None and now < self._full_due:
             raise self._error
         try:
-            if full or not self._reader.read(USAGE, self.margin) or not self._steady():
+            if tier == DECISIVE or now >= self._full_due or not self._read_kept(tier):
                 self._read_fully(now)
         except ProbeError as error:
             self._error = error
@@ -122,13 +122,26 @@ class Sampler(ABC):
         age = headroom / (4 * self.speed)
         self._fresh_until = now + (_LONGEST if age > _LONGEST else max(age, _SHORTEST))
 
+    def _read_kept(self, tier: int) -> bool:
+        """Read what ``tier`` says of the limits that are known, or more if that is in doubt; whether that sufficed."""
+        reader = self._reader
+        if tier == USAGE:
+            if not reader.read(USAGE, self.margin):
+                return False
+            if self._steady():
+                return True
+        if not reader.read(RECLAIMABLE, self.margin) or reader.vanished():
+            return False
+        self._note_reclaimable()
+        return True
+
     def _read_fully(self, now: float) -> None:
         if now >= self._full_due and self._reader.moved():
             self._reader = self.open_limits()
         if not self._reader.read(DECISIVE) or self._reader.vanished():
             self._reader = self.open_limits()
             self._reader.read(DECISIVE)
-        self._note_full()
+        self._note_reclaimable()
         if now >= self._full_due:
             self._full_due = now + FULL_INTERVAL
             self._report_unreadable()

@@ -53,7 +53,7 @@ enum {
     HELPFUL = 1 << 20,          /* relief that brings less did not help */
 };
 #define FULL_INTERVAL 100000000LL       /* ns: limits may be changed at any time */
-#define REREAD_INTERVAL 1000000LL       /* ns: a full reading that did not help is not repeated sooner */
+#define REREAD_INTERVAL 1000000LL       /* ns: to read what is reclaimable, and it did not help, is not repeated sooner */
 #define RELIEF_INTERVAL 1000000LL       /* ns: nor is relief: who was refused gives back what saves the next; */
 #define BLIND_INTERVAL 5000000LL        /* where it is blind, that is twice as late each time */
 #define BLIND_INTERVAL_MOST 250000000LL
@@ -117,7 +117,7 @@ static struct {
     rm_outcome outcome;
     void (*event)(int);
     int events;
-    int64_t full_at, relief_due, blind_interval, announce_due;
+    int64_t full_at, reclaimable_at, relief_due, blind_interval, announce_due;
     u64 floor;
     u64 left, granted;              /* as of the last check that set a budget: room above the floor, and the budget */
     unsigned int injected;
@@ -192,8 +192,11 @@ static int read_limits(int tier, int64_t now)
 {
     int error = rm_read(guard.watch.limits, guard.watch.count, tier, guard.watch.owner, guard.watch.margin, &guard.outcome);
     guard.statistics.checks++;
-    if (error || tier != RM_FULL)
+    if (error || tier == RM_USAGE)
         return error;
+    guard.reclaimable_at = now;
+    if (tier != RM_FULL)
+        return 0;
     guard.statistics.full_checks++;
     guard.full_at = now;
     raise_event(LOOK);
@@ -217,7 +220,7 @@ static void relieve(int64_t now)
     guard.relief_due = now + (blind ? guard.blind_interval : RELIEF_INTERVAL);
     if (!blind && dirty < HELPFUL)
         return;
-    if (rm_heap_relieve() || read_limits(RM_FULL, now))
+    if (rm_heap_relieve() || read_limits(RM_RECLAIMABLE, now))
         return;
     bool helped = guard.outcome.headroom >= before + HELPFUL;
     guard.statistics.reliefs++;
@@ -304,9 +307,9 @@ static bool check(size_t size, int share, bool *charged)
     }
     /* Beyond what is free, the room is page cache that the kernel must reclaim first, which may have gone since; and
      * where even that falls short, some may have come. */
-    if (guard.outcome.free < needed && guard.full_at != now &&
-        (guard.outcome.headroom >= needed || now - guard.full_at >= REREAD_INTERVAL))
-        read_limits(RM_FULL, now);
+    if (guard.outcome.free < needed && guard.reclaimable_at != now &&
+        (guard.outcome.headroom >= needed || now - guard.reclaimable_at >= REREAD_INTERVAL))
+        read_limits(RM_RECLAIMABLE, now);
     if (guard.outcome.headroom < needed && now >= guard.relief_due)
         relieve(now);
     u64 headroom = guard.outcome.headroom;
@@ -378,6 +381,8 @@ static int begin_turn(void)
     const rm_limit *limit = &guard.watch.limits[guard.outcome.least];
     if (limit->kind < RM_CGROUP_V1 || limit->kind > RM_CGROUP_V2_HIGH || limit->usage_fd < 0)
         return -1;
+    if (limit->kind == RM_CGROUP_V1_SWAP)
+        limit--; /* which of a cgroup's two limits is the nearer one may look different to each */
     for (int i = 0; i < TURN_TRIES; i++) {
         if (!flock(limit->usage_fd, LOCK_EX | LOCK_NB))
             return limit->usage_fd;

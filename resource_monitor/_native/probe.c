@@ -162,29 +162,30 @@ static void read_usage(rm_limit *limit)
         failed(limit, RM_USAGE_FILE, error);
 }
 
+/* Whether there is one. */
+static int read_cgroup_limit(rm_limit *limit, struct pass *pass)
+{
+    if (limit->kind == RM_CGROUP_V1_HIDDEN)
+        return is_limited_above(limit, pass);
+    int error = read_integer(limit->limit_fd, &limit->value);
+    if (error) {
+        failed(limit, RM_LIMIT_FILE, error);
+        return 0;
+    }
+    if (limit->kind == RM_CGROUP_V1 && limit->value < pass->least_visible)
+        pass->least_visible = limit->value;
+    limit->state = limit->value >= V1_UNLIMITED || limit->value >= pass->mem_total ? RM_UNLIMITED : RM_LIMITED;
+    return limit->state == RM_LIMITED;
+}
+
 /* The cgroups come from the process's own upwards, so that what is reclaimable below can be reclaimed here too. Whether
  * the cgroup is limited, and its usage is to be read. */
 static int is_limited_cgroup(rm_limit *limit, struct pass *pass)
 {
-    int error;
     if (pass->tier == RM_USAGE)
         return 1;
-    if (limit->kind == RM_CGROUP_V1_HIDDEN) {
-        if (!is_limited_above(limit, pass))
-            return 0;
-    } else {
-        if ((error = read_integer(limit->limit_fd, &limit->value))) {
-            failed(limit, RM_LIMIT_FILE, error);
-            return 0;
-        }
-        if (limit->kind == RM_CGROUP_V1 && limit->value < pass->least_visible)
-            pass->least_visible = limit->value;
-        if (limit->value >= V1_UNLIMITED || limit->value >= pass->mem_total) {
-            limit->state = RM_UNLIMITED;
-            return 0;
-        }
-    }
-    limit->state = RM_LIMITED;
+    if (pass->tier >= RM_DECISIVE && !read_cgroup_limit(limit, pass))
+        return 0;
     if (pass->tier == RM_FULL || !pass->below || pass->stat_fd == limit->stat_fd) {
         read_reclaimable(limit, pass);
     } else {
@@ -221,7 +222,7 @@ static void read_commit(rm_limit *limit, struct pass *pass)
     static const char *const keys[] = {"CommitLimit:", "Committed_AS:"};
     u64 values[2] = {0}, mode;
     int error;
-    if (pass->tier != RM_USAGE) {
+    if (pass->tier >= RM_DECISIVE) {
         if ((error = read_integer(limit->limit_fd, &mode))) {
             failed(limit, RM_LIMIT_FILE, error);
             return;
@@ -254,7 +255,7 @@ static int own_rlimit(int resource, u64 *value)
 static int settled_by_rlimit(rm_limit *limit, struct pass *pass, int resource, const char *name)
 {
     int error;
-    if (pass->tier == RM_USAGE)
+    if (pass->tier < RM_DECISIVE)
         return 0;
     if (limit->limit_fd == RM_OWN_RLIMIT)
         error = own_rlimit(resource, &limit->value);
@@ -315,7 +316,7 @@ static void read_system_files(rm_limit *limit)
 static void read_pids(rm_limit *limit, struct pass *pass)
 {
     int error;
-    if (pass->tier != RM_USAGE) {
+    if (pass->tier >= RM_DECISIVE) {
         if ((error = read_integer(limit->limit_fd, &limit->value))) {
             failed(limit, RM_LIMIT_FILE, error);
             return;
@@ -333,7 +334,7 @@ static void read_system_tasks(rm_limit *limit, struct pass *pass)
 {
     char text[128];
     int error;
-    if (pass->tier != RM_USAGE && (error = read_integer(limit->limit_fd, &limit->value))) {
+    if (pass->tier >= RM_DECISIVE && (error = read_integer(limit->limit_fd, &limit->value))) {
         failed(limit, RM_LIMIT_FILE, error);
         return;
     }
@@ -370,8 +371,8 @@ static void read_entry(rm_limit *limit, struct pass *pass)
     case RM_PIDS:
         read_pids(limit, pass);
         break;
-    case RM_USER_PROCESSES: /* walks all of /proc: too dear for RM_USAGE */
-        if (pass->tier != RM_USAGE && !settled_by_rlimit(limit, pass, RLIMIT_NPROC, "Max processes"))
+    case RM_USER_PROCESSES: /* walks all of /proc: too dear where limits are kept */
+        if (pass->tier >= RM_DECISIVE && !settled_by_rlimit(limit, pass, RLIMIT_NPROC, "Max processes"))
             counted(limit, rm_count_tasks(limit->usage_fd, limit->uid));
         break;
     case RM_SYSTEM_TASKS:
@@ -467,10 +468,10 @@ static void look_at_neighbour(rm_limit *limits, int count, rm_outcome *outcome)
 
 /* Read the entries anew. 0, or ESTALE without having read when this is not the process `owner`: an inherited /proc/self
  * descriptor still speaks of the parent. The host's entry, when there is one, stands first: a cgroup limit of more than
- * the machine has is no limit. RM_USAGE leaves out entries that had more than `margin` beyond the least headroom: as
- * long as less than that can be used up before the next reading of the limits, they cannot be the ones that bite.
- * RM_DECISIVE goes on until the reclaimable part of the one that bites first is its own: the others have at least what
- * they were taken for, and cannot be the ones either. */
+ * the machine has is no limit. Where limits are kept, entries are left out that had more than `margin` beyond the least
+ * headroom: as long as less than that can be used up before limits are read again, they cannot be the ones that bite. A
+ * reading goes on until the reclaimable part of the one that bites first is its own: the others have at least what they
+ * were taken for, and cannot be the ones either. */
 int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_outcome *outcome)
 {
     struct pass pass;
@@ -484,18 +485,18 @@ int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_out
     for (rm_limit *limit = limits; limit < limits + count; limit++) {
         if (tier != RM_FULL && limit->kind == RM_CGROUP_V2_HIGH)
             continue;
-        if (tier != RM_USAGE && is_of_a_pair(limit, limits + count)) {
+        if (tier >= RM_DECISIVE && is_of_a_pair(limit, limits + count)) {
             read_pair(limit++, &pass);
             continue;
         }
-        if (tier != RM_USAGE || (limit->state == RM_LIMITED && rm_headroom(limit) <= far &&
-                                 !counts_for_both(limit, limits + count)))
+        if (tier >= RM_DECISIVE || (limit->state == RM_LIMITED && rm_headroom(limit) <= far &&
+                                    !counts_for_both(limit, limits + count)))
             read_entry(limit, &pass);
         if (limit->kind == RM_HOST && limit->state == RM_LIMITED)
             pass.mem_total = limit->value;
     }
     judge(limits, count, tier, outcome);
-    while (tier == RM_DECISIVE && outcome->least != RM_NONE && limits[outcome->least].at_least) {
+    while (outcome->least != RM_NONE && limits[outcome->least].at_least) {
         read_reclaimable(&limits[outcome->least], &pass);
         judge(limits, count, tier, outcome);
     }

@@ -11,7 +11,16 @@ from kernel_files import U64, machines
 
 from resource_monitor.errors import ProbeError
 from resource_monitor.explanation import explain
-from resource_monitor.limits import DECISIVE, FULL, USAGE, LimitReader, memory_limits, open_file_limits, task_limits
+from resource_monitor.limits import (
+    DECISIVE,
+    FULL,
+    RECLAIMABLE,
+    USAGE,
+    LimitReader,
+    memory_limits,
+    open_file_limits,
+    task_limits,
+)
 
 Readers = Callable[[], LimitReader]
 
@@ -52,7 +61,15 @@ def check(open_reader: Readers) -> None:
     except ProbeError as error:
         assert error.path.startswith("/")
         return
-    for tier, margin in ((FULL, 0), (USAGE, 0), (DECISIVE, 0), (USAGE, 1 << 30), (FULL, U64)):
+    for tier, margin in (
+        (FULL, 0),
+        (USAGE, 0),
+        (RECLAIMABLE, 0),
+        (DECISIVE, 0),
+        (RECLAIMABLE, U64),
+        (USAGE, 1 << 30),
+        (FULL, U64),
+    ):
         try:
             assert reader.read(tier, margin)
         except ProbeError as error:

@@ -7,11 +7,13 @@ from machine import MIB
 from programs import MakeCgroup, run_python, start_python
 
 # Answers each line, seconds that pass for the monitor, with the headroom, or with what a full reading out of turn says.
+# It watches the floor that is given.
 FOLLOWER = """
     import sys
     from resource_monitor import MemoryMonitor
     now = 0.0
     monitor = MemoryMonitor(clock=lambda: now)
+    monitor.watch(int(*sys.argv[1:]))
     for line in iter(sys.stdin.readline, ""):
         now += float(line)
         print(monitor.headroom() if float(line) else monitor.first().headroom, flush=True)
@@ -50,13 +52,15 @@ def test_a_limit_set_on_a_parent_is_followed(child_cgroup: MakeCgroup) -> None:
             follower.kill()
 
 
-@pytest.mark.parametrize("seconds", [0.25, 0], ids=["in_turn", "out_of_turn"])
+@pytest.mark.parametrize(
+    ("seconds", "floor"), [(0.25, 0), (0, 0), (0.06, 1 << 40)], ids=["in_turn", "out_of_turn", "near_the_floor"]
+)
 def test_a_process_moved_to_another_cgroup_reads_that_one_though_the_old_one_is_gone(
-    child_cgroup: MakeCgroup, seconds: float
+    child_cgroup: MakeCgroup, seconds: float, floor: int
 ) -> None:
     """Out of turn the removal is noticed by what the kernel answers, ENODEV."""
     old, new = child_cgroup(128 * MIB, label="old"), child_cgroup(512 * MIB, label="new")
-    with start_python(old, FOLLOWER) as follower:
+    with start_python(old, FOLLOWER, floor) as follower:
         try:
             assert ask(follower) < 128 * MIB
             (new.path / "cgroup.procs").write_text(str(follower.pid))

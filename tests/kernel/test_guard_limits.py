@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from machine import MIB
+from machine import MIB, Machine
 from programs import MakeCgroup, preloaded, run_python
 from test_truth import disk, uncached_file  # noqa: F401 (fixtures)
 
@@ -180,11 +180,13 @@ def test_threads_that_wait_for_data_hold_the_room_for_it(child_cgroup: MakeCgrou
 
 
 def test_a_cgroup_full_of_page_cache_refuses_nothing(child_cgroup: MakeCgroup, uncached_file: Path) -> None:  # noqa: F811
+    """Nor are its limits read more than ten times a second, though what is reclaimable has to be looked at."""
     program = """
-        import json, sys
+        import json, sys, time
         from resource_monitor.guard import AllocationGuard
 
         guard = AllocationGuard()
+        began = time.monotonic()
         guard.install()
         with open(sys.argv[1], "rb") as file:
             while file.read(1 << 20):
@@ -192,11 +194,47 @@ def test_a_cgroup_full_of_page_cache_refuses_nothing(child_cgroup: MakeCgroup, u
         for _ in range(5):
             blocks = [b"x" * (1 << 20) for _ in range(50)]
             del blocks
-        print(json.dumps(guard.statistics().refusals))
+        statistics = guard.statistics()
+        print(json.dumps([statistics.refusals, statistics.full_checks, time.monotonic() - began]))
     """
     cgroup = child_cgroup(96 * MIB)
-    assert run_python(cgroup, program, uncached_file) == 0
+    refusals, full_checks, seconds = run_python(cgroup, program, uncached_file)
+    assert refusals == 0
+    assert full_checks <= 2 + 10 * seconds
     assert cgroup.peak() > 90 * MIB
+
+
+def test_what_the_kernel_would_reclaim_is_looked_at_when_it_is_needed(
+    child_cgroup: MakeCgroup, machine: Machine
+) -> None:
+    """It may go, and come, while usage stands still."""
+    machine.container(limit=300 * MIB, usage=200 * MIB, inactive_file=80 * MIB)
+    program = """
+        import json, sys, time
+        from pathlib import Path
+        from resource_monitor import MemoryMonitor
+        from resource_monitor.guard import AllocationGuard
+
+        def taken():
+            try:
+                return len(b"x" * (120 << 20)) >> 20
+            except MemoryError:
+                return 0
+
+        def set_reclaimable(mebibytes):
+            stat.write_text(f"inactive_file {mebibytes << 20}\\n")
+
+        stat = Path(sys.argv[1], "sys/fs/cgroup/memory.stat")
+        AllocationGuard(MemoryMonitor(root=sys.argv[1])).install()
+        took = [taken()]
+        set_reclaimable(0)
+        took.append(taken())
+        set_reclaimable(80)
+        time.sleep(0.002)  # it was looked at a moment ago
+        took.append(taken())
+        print(json.dumps(took))
+    """
+    assert run_python(child_cgroup(512 * MIB), program, machine) == [120, 0, 120]
 
 
 def test_what_another_process_takes_is_noticed(child_cgroup: MakeCgroup) -> None:

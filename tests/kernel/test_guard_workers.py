@@ -1,5 +1,9 @@
 """Several processes on one limit: the guard of each sees what the others were given."""
 
+import time
+from pathlib import Path
+
+import pytest
 from machine import MIB
 from programs import MakeCgroup, start_python
 
@@ -44,3 +48,37 @@ def test_the_same_room_is_not_given_to_several_processes(child_cgroup: MakeCgrou
         for worker in workers:
             worker.kill()
             worker.communicate()
+
+
+ALLOCATOR = """
+    import sys, threading
+    from resource_monitor import AllocationGuard
+
+    AllocationGuard().install()
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), ended.set())).start()
+    while not ended.is_set():
+        b"x" * (40 << 20)
+"""
+
+
+def test_of_a_cgroup_with_two_limits_all_lock_the_same_one_for_their_turn(child_cgroup: MakeCgroup) -> None:
+    """Which of the two is the nearer one changes with what was read of them."""
+    cgroup = child_cgroup(256 * MIB)
+    with_swap = cgroup.path / "memory.memsw.limit_in_bytes"
+    if not with_swap.exists():
+        pytest.skip("this kernel does not limit memory and swap together")
+    with_swap.write_text(str(256 * MIB))
+    with start_python(cgroup, ALLOCATOR) as worker:
+        try:
+            locked: list[int] = []
+            deadline = time.monotonic() + 30
+            while len(locked) < 50 and time.monotonic() < deadline:
+                for line in Path("/proc/locks").read_text().splitlines():
+                    _, kind, *_, pid, inode, _, _ = line.split()
+                    if (kind, pid) == ("FLOCK", str(worker.pid)):
+                        locked.append(int(inode.rpartition(":")[2]))
+            assert len(locked) == 50
+            assert set(locked) == {(cgroup.path / "memory.usage_in_bytes").stat().st_ino}
+        finally:
+            worker.communicate("\n")

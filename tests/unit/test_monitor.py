@@ -8,6 +8,7 @@ import pytest
 from machine import GIB, MIB, Clock, Holder, Machine
 
 from resource_monitor.errors import ConfigurationError, ProbeError
+from resource_monitor.limits import USAGE
 from resource_monitor.monitor import MemoryMonitor, Reading, default_monitor
 from resource_monitor.sampling import UNBOUNDED, _after_fork_in_child
 
@@ -48,16 +49,16 @@ def test_between_full_readings_usage_alone_is_read(monitor: MemoryMonitor, machi
     assert monitor.headroom() == (512 - 105) * MIB
 
 
-@pytest.mark.parametrize(("moved", "full"), [(10 * MIB, False), (10 * MIB + 1, True), (-10 * MIB - 1, True)])
-def test_usage_that_moves_by_more_than_a_quarter_of_the_reclaimable_part_makes_the_reading_full(
-    monitor: MemoryMonitor, machine: Machine, clock: Clock, moved: int, full: bool
+@pytest.mark.parametrize(("moved", "read"), [(10 * MIB, False), (10 * MIB + 1, True), (-10 * MIB - 1, True)])
+def test_where_usage_moves_by_more_than_a_quarter_of_the_reclaimable_part_that_is_read_too(
+    monitor: MemoryMonitor, machine: Machine, clock: Clock, moved: int, read: bool
 ) -> None:
     machine.container(usage=100 * MIB + moved, inactive_file=20 * MIB)
     clock.pass_(LONGEST)
-    assert monitor.headroom() == (256 - 100 + (20 if full else 40)) * MIB - moved
+    assert monitor.headroom() == (256 - 100 + (20 if read else 40)) * MIB - moved
 
 
-def test_movements_below_a_mebibyte_make_no_reading_full(machine: Machine, clock: Clock) -> None:
+def test_movements_below_a_mebibyte_are_too_small_for_that(machine: Machine, clock: Clock) -> None:
     machine.container(usage=100 * MIB)
     monitor = MemoryMonitor(root=str(machine), clock=clock)
     machine.container(usage=101 * MIB, inactive_file=50 * MIB)
@@ -65,12 +66,16 @@ def test_movements_below_a_mebibyte_make_no_reading_full(machine: Machine, clock
     assert monitor.headroom() == 155 * MIB
 
 
-def test_near_the_floor_every_reading_is_full(monitor: MemoryMonitor, machine: Machine, clock: Clock) -> None:
+def test_near_the_floor_every_reading_is_also_of_what_is_reclaimable(
+    monitor: MemoryMonitor, machine: Machine, clock: Clock
+) -> None:
     """Usage stands still while the kernel reclaims, so only the statistics show that what is reclaimable melts away."""
     monitor.watch(80 * MIB)
-    machine.container(usage=100 * MIB, inactive_file=5 * MIB)
+    machine.container(limit=512 * MIB, usage=100 * MIB, inactive_file=5 * MIB)
     clock.pass_(LONGEST)
-    assert monitor.headroom() == 161 * MIB
+    assert monitor.headroom() == 161 * MIB, "by the limit that was known, which is not read each time"
+    clock.pass_(FULL_INTERVAL)
+    assert monitor.headroom() == 417 * MIB
 
 
 def test_the_most_demanding_watcher_counts(monitor: MemoryMonitor, machine: Machine, clock: Clock) -> None:
@@ -115,7 +120,7 @@ def test_a_thread_that_had_to_wait_takes_the_reading_of_the_one_before(
         waiting.start()
         assert looked.wait(10)
         machine.write(CURRENT, str(150 * MIB))
-        monitor._update(clock.now, full=False)
+        monitor._update(clock.now, USAGE)
         machine.write(CURRENT, str(10 * MIB))
     waiting.join(10)
     assert found == [(256 - 150 + 40) * MIB]
@@ -260,6 +265,15 @@ def test_relief_is_asked_for_and_its_effect_read(monitor: MemoryMonitor, machine
     holder = hold(monitor, machine, 50 * MIB)
     assert monitor.relieve() == (256 - 50 + 40) * MIB
     assert holder.asked == 1
+
+
+def test_relief_looks_at_limits_no_more_often_than_readings_do(
+    monitor: MemoryMonitor, machine: Machine, clock: Clock
+) -> None:
+    machine.container(limit=512 * MIB, usage=56 * MIB, inactive_file=10 * MIB)
+    assert monitor.relieve() == 210 * MIB
+    clock.pass_(FULL_INTERVAL)
+    assert monitor.relieve() == 466 * MIB
 
 
 def test_relief_of_nothing_is_not_asked_for(monitor: MemoryMonitor, machine: Machine) -> None:

@@ -15,6 +15,7 @@ from resource_monitor.errors import ProbeError
 from resource_monitor.limits import (
     DECISIVE,
     FULL,
+    RECLAIMABLE,
     USAGE,
     Limit,
     LimitReader,
@@ -405,34 +406,47 @@ def three_levels(machine: Machine) -> LimitReader:
     return memory(machine)
 
 
-def test_a_decisive_reading_finds_what_is_left_before_the_first_limit_bites(machine: Machine) -> None:
+of_what_decides = pytest.mark.parametrize("tier", [RECLAIMABLE, DECISIVE])
+
+
+@of_what_decides
+def test_what_is_left_before_the_first_limit_bites_is_found(machine: Machine, tier: int) -> None:
     reader = three_levels(machine)
     assert reader.headroom == 60 * MIB
     machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=190 * MIB, stat={"inactive_file": 45 * MIB})
-    assert reader.read(DECISIVE)
+    assert reader.read(tier, margin=UNBOUNDED)
     assert (reader.headroom, reader.free) == (55 * MIB, 10 * MIB)
+
+
+def test_a_decisive_reading_reads_limits_too(machine: Machine) -> None:
+    reader = three_levels(machine)
+    assert reader.headroom == 60 * MIB
     machine.v2_level("/sys/fs/cgroup/a", limit=190 * MIB, usage=180 * MIB, stat={"inactive_file": 41 * MIB})
+    assert reader.read(RECLAIMABLE, margin=UNBOUNDED)
+    assert reader.headroom == 60 * MIB
     assert reader.read(DECISIVE)
     assert reader.headroom == 51 * MIB
 
 
-def test_what_is_reclaimable_is_read_where_it_decides_alone(machine: Machine) -> None:
+@of_what_decides
+def test_what_is_reclaimable_is_read_where_it_decides_alone(machine: Machine, tier: int) -> None:
     """The leaf's, which the others have at least, and that of the limit that bites first."""
     reader = three_levels(machine)
     machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=190 * MIB, stat={"inactive_file": 35 * MIB})
     machine.write("/sys/fs/cgroup/a/memory.stat", "inactive_file ?\n")
-    assert reader.read(DECISIVE)
+    assert reader.read(tier, margin=UNBOUNDED)
     assert reader.headroom == 45 * MIB
     assert reader.failure() is None
     assert reader.read(FULL)
     assert reader.failure() is not None
 
 
-def test_a_decisive_reading_keeps_no_reclaimable_part_of_the_one_before(machine: Machine) -> None:
+@of_what_decides
+def test_no_reclaimable_part_is_kept_where_others_are_read(machine: Machine, tier: int) -> None:
     """What was known of the middle, 61 MiB, is more than the top's 60, and more than the 51 that are left of it."""
     reader = three_levels(machine)
     machine.v2_level("/sys/fs/cgroup/a", limit=200 * MIB, usage=180 * MIB, stat={"inactive_file": 31 * MIB})
-    assert reader.read(DECISIVE)
+    assert reader.read(tier, margin=UNBOUNDED)
     assert reader.headroom == 51 * MIB
 
 
@@ -450,8 +464,8 @@ def test_a_reclaimable_part_that_decides_nothing_is_taken_for_the_leafs_by_both_
     assert left == [(84 * MIB, 80 * MIB), ((844 + 24) * MIB, (844 + 20) * MIB), (60 * MIB, 60 * MIB)]
 
 
-def test_a_reading_of_usage_counts_on_what_is_known_to_be_reclaimable_alone(machine: Machine) -> None:
-    """The parent's cache, 50 MiB, decided nothing and was taken for the leaf's, 30; now the parent bites first."""
+def test_a_reading_of_usage_reads_what_is_reclaimable_where_it_was_not_and_decides(machine: Machine) -> None:
+    """The parent's cache, 50 MiB, decided nothing and was taken for the leaf's, 30; now the parent would bite first."""
     machine.v2("/leaf")
     machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=130 * MIB, stat={"inactive_file": 50 * MIB})
     machine.v2_level("/sys/fs/cgroup/leaf", limit=200 * MIB, usage=140 * MIB, stat={"inactive_file": 30 * MIB})
@@ -460,9 +474,10 @@ def test_a_reading_of_usage_counts_on_what_is_known_to_be_reclaimable_alone(mach
     assert reader.headroom == 90 * MIB
     machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=150 * MIB, stat={"inactive_file": 50 * MIB})
     assert reader.read(USAGE, margin=UNBOUNDED)
-    assert (reader.headroom, reader.free) == (80 * MIB, 50 * MIB)
-    assert reader.read(DECISIVE)
-    assert reader.headroom == 90 * MIB, "the leaf's again, since the parent has 100"
+    assert (reader.headroom, reader.free) == (90 * MIB, 60 * MIB), "the leaf's again, since the parent has 100"
+    machine.v2_level("/sys/fs/cgroup", limit=200 * MIB, usage=170 * MIB, stat={"inactive_file": 45 * MIB})
+    assert reader.read(USAGE, margin=UNBOUNDED)
+    assert (reader.headroom, reader.free) == (80 * MIB, 30 * MIB), "what was read is kept"
 
 
 def test_a_limit_whose_reclaimable_part_cannot_be_read_does_not_decide(machine: Machine) -> None:
@@ -488,7 +503,7 @@ def test_what_throttles_is_read_for_those_who_show_it_alone(machine: Machine) ->
     machine.write("/sys/fs/cgroup/memory.high", f"{120 * MIB}\n")
     reader = memory(machine)
     machine.write("/sys/fs/cgroup/memory.high", "?")
-    for tier in (DECISIVE, USAGE):
+    for tier in (DECISIVE, RECLAIMABLE, USAGE):
         assert reader.read(tier)
         assert reader.failure() is None
     assert reader.read(FULL)
@@ -520,22 +535,31 @@ def test_a_decisive_reading_and_a_full_one_agree_also_where_swap_is_limited(
         assert decisive == (reader.headroom, reader.free, reader.tightest, reader.first())
 
 
-@given(st.lists(st.tuples(*[st.integers(0, 100)] * 4), min_size=1, max_size=6))
-def test_a_decisive_reading_and_a_full_one_agree(levels: list[tuple[int, int, int, int]]) -> None:
-    """Each level with a limit, and what is in it but not below: anonymous memory, cache, kernel objects."""
+Held = tuple[int, int, int]
+
+
+@given(st.lists(st.tuples(st.integers(0, 400), *[st.tuples(*[st.integers(0, 100)] * 3)] * 2), min_size=1, max_size=6))
+def test_readings_of_what_decides_and_full_ones_agree(levels: list[tuple[int, Held, Held]]) -> None:
+    """Each level with a limit, and what is in it but not below, at first and then: anonymous memory, cache, kernel
+    objects."""
     with tempfile.TemporaryDirectory() as directory:
         machine = Machine(Path(directory))
         names = [f"/{'/'.join('abcdef'[:depth])}".rstrip("/") for depth in range(len(levels))]
         machine.v2(names[-1] or "/")
-        used = cache = slab = 0
-        for name, (limit, own, own_cache, own_slab) in reversed(list(zip(names, levels, strict=True))):
-            used, cache, slab = used + own + own_cache + own_slab, cache + own_cache, slab + own_slab
-            machine.v2_level(
-                f"/sys/fs/cgroup{name}",
-                limit=(limit + used // 2) * MIB,
-                usage=used * MIB,
-                stat={"inactive_file": cache * MIB, "slab_reclaimable": slab * MIB},
-            )
+
+        def fill(held: list[Held]) -> None:
+            used = cache = slab = 0
+            limits = [limit for limit, _, _ in levels]
+            for name, limit, (own, own_cache, own_slab) in reversed(list(zip(names, limits, held, strict=True))):
+                used, cache, slab = used + own + own_cache + own_slab, cache + own_cache, slab + own_slab
+                machine.v2_level(
+                    f"/sys/fs/cgroup{name}",
+                    limit=limit * MIB,
+                    usage=used * MIB,
+                    stat={"inactive_file": cache * MIB, "slab_reclaimable": slab * MIB},
+                )
+
+        fill([first for _, first, _ in levels])
         reader = memory_limits(root=directory)
         assert reader.read(DECISIVE)
         decisive = reader.headroom, reader.free, reader.tightest, reader.first()
@@ -544,6 +568,13 @@ def test_a_decisive_reading_and_a_full_one_agree(levels: list[tuple[int, int, in
         assert decisive[2] == reader.tightest
         assert decisive[3] is not None
         assert decisive[3].headroom == reader.headroom
+        fill([then for _, _, then in levels])
+        assert reader.read(RECLAIMABLE, margin=UNBOUNDED)
+        headroom, first = reader.headroom, reader.first()
+        assert reader.read(FULL)
+        assert headroom == reader.headroom
+        assert first is not None
+        assert first.headroom == headroom
 
 
 def with_swap(machine: Machine, *, limit: int, usage: int, swap_limit: int, swap_usage: int) -> None:
@@ -560,9 +591,10 @@ def test_of_one_limit_for_memory_with_and_without_swap_one_usage_is_read(machine
     assert reader.headroom == 40 * MIB
     with_swap(machine, **same, usage=70 * MIB, swap_usage=75 * MIB)
     machine.write("/sys/fs/cgroup/memory/memory.usage_in_bytes", "?")
-    assert reader.read(USAGE, margin=UNBOUNDED)
-    assert (reader.headroom, reader.free) == (25 * MIB, 25 * MIB)
-    assert reader.failure() is None
+    for tier in (USAGE, RECLAIMABLE):
+        assert reader.read(tier, margin=UNBOUNDED)
+        assert (reader.headroom, reader.free) == (25 * MIB, 25 * MIB)
+        assert reader.failure() is None
     machine.write("/sys/fs/cgroup/memory/memory.memsw.usage_in_bytes", f"{45 * MIB}\n")
     assert reader.read(USAGE, margin=UNBOUNDED)
     assert reader.headroom == 55 * MIB, "what was last known of memory alone, 50, has gone out of date"
