@@ -101,11 +101,11 @@ _TAKES_WITHIN = 0.01
 # and seemed to be theirs. A near miss, when a reading finds less than half of the floor, says that it is more.
 _FADES, _FADES_UNSHOWN, _SHOWN_LEAST, _NEAR_MISS = 0.995, 1 / 2, 1 / 8, 1.3
 
-# The event loop lags when it came late by more than this many seconds at every beat for so long; then the work in
-# flight is cut to this share, and let grow again by this much. Where connections wait to be accepted, for longer than
-# the next number of seconds at every beat, what they wait for is not in flight: it is cut by less, and they are refused
-# as they come. Clients that come anew as soon as they were answered keep a queue where nothing is wrong, so that it may
-# be longer.
+# The event loop lags when it came late by more than this many seconds at every beat for so long; then the work that was
+# in flight in the mean is cut to this share, and let grow again by this much. Where connections wait to be accepted,
+# for longer than the next number of seconds at every beat, what they wait for is not in flight: it is cut by less, and
+# they are refused as they come. Clients that come anew as soon as they were answered keep a queue where nothing is
+# wrong, so that it may be longer.
 _LAG, _LAG_INTERVAL, _CUT, _REGROW = 0.05, 0.5, 0.8, 1.05
 _WAIT, _TRIM = 0.15, 0.95
 
@@ -293,9 +293,10 @@ class Admission:
         self._to_show = self._loaded = 0.0
         # what headroom fell by lately, in all and unseen, bytes
         self._fell = self._fell_unseen = 0.0
+        self._lag_at, self._decided, self._capped = -math.inf, 0, False
+        self._lag_since = 0.0
         self._least_late = self._least_wait = math.inf
-        self._lag_since, self._capped = 0.0, False
-        self._lag_at, self._decided = -math.inf, 0
+        self._beats = self._beats_in_flight = 0
         # grants of another era than this are void; what those of this one may take unseen, bytes
         self.era = 1
         self._granted = 0.0
@@ -706,8 +707,7 @@ class Admission:
         the processes to accept them, and ``decided`` requests had been decided here so far."""
         due = now - lag
         if due - self._lag_at > _LAG_INTERVAL / 2:  # the first beat, or the first after idling
-            self._least_late = self._least_wait = math.inf
-            self._lag_since = due
+            self._begin_interval(due)
             wait = math.inf if queued else 0.0  # for how long will be known at the next
         else:
             # by the law of J. D. C. Little (1961): as many wait as come a second, times the seconds that each waits
@@ -716,17 +716,26 @@ class Admission:
         self._lag_at, self._decided = now, decided
         self._least_late = min(self._least_late, lag)
         self._least_wait = min(self._least_wait, wait)
+        self._beats += 1
+        self._beats_in_flight += self.in_flight
         if now - self._lag_since < _LAG_INTERVAL:
             return
         late = self._least_late > _LAG
         if late or self._least_wait > _WAIT:
             share = _CUT if late else _TRIM
-            self.cap = max(1.0, share * min(self.in_flight, math.inf if self.cap is None else self.cap))
+            # not of this moment: where connections wait to be accepted, what is in flight comes and goes
+            mean = self._beats_in_flight / self._beats
+            self.cap = max(1.0, share * min(mean, math.inf if self.cap is None else self.cap))
             self._revoke()
         elif self.cap is not None:
             self.cap = max(self.cap + 1, self.cap * _REGROW) if self._capped else None
+        self._capped = False
+        self._begin_interval(now)
+
+    def _begin_interval(self, now: float) -> None:
+        self._lag_since = now
         self._least_late = self._least_wait = math.inf
-        self._lag_since, self._capped = now, False
+        self._beats = self._beats_in_flight = 0
 
     # --- the state that readiness, metrics and the log follow ---
 

@@ -146,8 +146,19 @@ def test_work_that_went_meanwhile_is_not_what_is_cut() -> None:
     admission, route = lagging()
     for _ in range(5):
         admission.ends(route, 1000.8, lost=False, took=0.1)
-    lag(admission, 0.1, 1000.7, 1001.3)
+    lag(admission, 0.1, 1000.7, 1001.8)
     assert admission.cap == 4
+
+
+def test_what_was_in_flight_in_the_mean_is_cut_and_not_what_is_at_the_moment() -> None:
+    admission, route = Admission(0), warm()
+    in_flight(admission, route, 10)
+    for at in (1000.15, 1000.3, 1000.45):
+        admission.lagged(0.1, at)
+    for _ in range(8):
+        admission.ends(route, 1000.5, lost=False, took=0.1)
+    admission.lagged(0.1, 1000.6)
+    assert admission.cap == pytest.approx(0.8 * (3 * 10 + 2) / 4)
 
 
 def test_a_little_late_is_no_lag() -> None:
