@@ -14,8 +14,9 @@ from resource_monitor.workers import FRESH, Others, WorkerTable
 
 # Learned figures move slowly; seconds between two tellings.
 _LEARNED_EVERY = 0.5
-# Bytes to come that a worker without others need not tell at once: one that starts finds them a little wrong.
-_LITTLE = 1 << 20
+# Bytes to come that a worker without others need not tell at once, and seconds for which it need not tell how many are
+# in flight: one that starts finds them a little wrong.
+_LITTLE, _SELDOM = 1 << 20, 0.05
 
 
 class Sharing:
@@ -39,7 +40,7 @@ class Sharing:
         if (
             abs(to_come - before) <= (_LITTLE if self._alone else 0)
             and (in_flight == counted or (in_flight and not exactly))
-            and 0 <= now - self._told_at < FRESH
+            and 0 <= now - self._told_at < (_SELDOM if self._alone else FRESH)
         ):
             return counted
         with _lock:

@@ -86,8 +86,28 @@ def test_without_others_few_bytes_to_come_are_told_later() -> None:
     assert table.published == [(0, 1)]
     tell(one, MIB + 1, 1, 1.0)
     tell(one, 0, 1, 1.0)
-    tell(one, 2, 1, 1.0 + 2 * FRESH)
+    tell(one, 2, 1, 1.051)
     assert table.published == [(0, 1), (MIB + 1, 1), (0, 1), (2, 1)]
+
+
+def test_without_others_a_number_that_changes_is_told_twenty_times_a_second() -> None:
+    table = Table()
+    one = part(table)
+    tell(one, 0, 1, 1.0)
+    assert tell(one, 0, 2, 1.049) == 1
+    assert tell(one, 0, 3, 1.051) == 3
+    assert tell(one, 0, 0, 1.052) == 0
+    assert table.published == [(0, 1), (0, 3), (0, 0)]
+
+
+def test_whoever_comes_is_told_at_once() -> None:
+    table = Table()
+    one = part(table)
+    tell(one, 0, 1, 1.0)
+    table.workers = 1
+    one.others(1.002)
+    assert tell(one, 0, 2, 1.002) == 2
+    assert table.published == [(0, 1), (0, 2)]
 
 
 def test_apps_of_a_process_tell_as_one_as_long_as_they_are_there() -> None:
