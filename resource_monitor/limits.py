@@ -83,12 +83,12 @@ class LimitReader:
     def read(self, tier: int, margin: int = 0) -> bool:
         """Read anew what ``tier`` says; False when this process is not the one that opened the files.
 
-        ``USAGE`` keeps limits and reclaimable parts, and skips limits that had more than ``margin`` beyond the least.
-        ``RECLAIMABLE`` keeps limits alone, and reads those reclaimable parts that decide which limit is :meth:`first`.
-        ``DECISIVE`` reads limits too.
-        ``FULL`` reads everything, as :meth:`limits` needs it. Sets ``headroom`` (the least over all limits that kill or
-        fail), ``free`` (the same without reclaiming anything) and ``tightest`` (the smallest limit); ``2**64 - 1``
-        where nothing limits. Raises :class:`ProbeError` when no limit could be read and at least one should have been.
+        ``USAGE`` keeps limits and what was read of reclaimable parts. ``RECLAIMABLE`` keeps limits alone, and reads
+        those reclaimable parts anew that decide which limit is :meth:`first`. Both skip limits that had more than
+        ``margin`` beyond the least. ``DECISIVE`` reads limits too, and ``FULL`` everything, as :meth:`limits` needs it.
+        Sets ``headroom`` (the least over all limits that kill or fail), ``free`` (the same without reclaiming anything)
+        and ``tightest`` (the smallest limit); ``2**64 - 1`` where nothing limits. Raises :class:`ProbeError` when no
+        limit could be read and at least one should have been.
         """
         outcome = self._outcome
         if _read(self.entries, self._count, tier, self.owner, margin, outcome) != 0:

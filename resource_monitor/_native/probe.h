@@ -30,7 +30,7 @@ enum rm_state {
 };
 
 enum rm_tier {
-    RM_USAGE,           /* the usage files alone; limits and the reclaimable parts are kept from the last reading of those */
+    RM_USAGE,           /* usage; limits and what was read of the reclaimable parts are kept */
     RM_RECLAIMABLE,     /* usage, and the reclaimable parts that decide which limit bites first: its are exact */
     RM_DECISIVE,        /* the same, and limits */
     RM_FULL             /* everything, for who shows it */
