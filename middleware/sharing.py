@@ -33,14 +33,15 @@ class Sharing:
 
     def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
         """``to_come`` bytes will be taken by requests in flight that no reading shows yet. How many in flight the
-        others know of now: that number alone is told as often as they look, and at once where it is 0 or they are to
-        know it ``exactly``."""
+        others know of now: that number alone is told as often as they look, or seldom where there are none, and at once
+        where it is 0 or they are to know it ``exactly``."""
         self._mine = to_come, in_flight
         before, counted = self._told
+        little, interval = (_LITTLE, _SELDOM) if self._alone else (0, FRESH)
         if (
-            abs(to_come - before) <= (_LITTLE if self._alone else 0)
+            abs(to_come - before) <= little
             and (in_flight == counted or (in_flight and not exactly))
-            and 0 <= now - self._told_at < (_SELDOM if self._alone else FRESH)
+            and 0 <= now - self._told_at < interval
         ):
             return counted
         with _lock:

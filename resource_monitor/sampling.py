@@ -125,11 +125,8 @@ class Sampler(ABC):
     def _read_kept(self, tier: int) -> bool:
         """Read what ``tier`` says of the limits that are known, or more if that is in doubt; whether that sufficed."""
         reader = self._reader
-        if tier == USAGE:
-            if not reader.read(USAGE, self.margin):
-                return False
-            if self._steady():
-                return True
+        if tier == USAGE and reader.read(USAGE, self.margin) and self._steady():
+            return True
         if not reader.read(RECLAIMABLE, self.margin) or reader.vanished():
             return False
         self._note_reclaimable()

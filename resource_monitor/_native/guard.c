@@ -53,7 +53,7 @@ enum {
     HELPFUL = 1 << 20,          /* relief that brings less did not help */
 };
 #define FULL_INTERVAL 100000000LL       /* ns: limits may be changed at any time */
-#define REREAD_INTERVAL 1000000LL       /* ns: to read what is reclaimable, and it did not help, is not repeated sooner */
+#define REREAD_INTERVAL 1000000LL       /* ns: a reading of what is reclaimable that did not help is not repeated sooner */
 #define RELIEF_INTERVAL 1000000LL       /* ns: nor is relief: who was refused gives back what saves the next; */
 #define BLIND_INTERVAL 5000000LL        /* where it is blind, that is twice as late each time */
 #define BLIND_INTERVAL_MOST 250000000LL
@@ -379,10 +379,10 @@ static int begin_turn(void)
     if (guard.outcome.least == RM_NONE)
         return -1;
     const rm_limit *limit = &guard.watch.limits[guard.outcome.least];
-    if (limit->kind < RM_CGROUP_V1 || limit->kind > RM_CGROUP_V2_HIGH || limit->usage_fd < 0)
-        return -1;
     if (limit->kind == RM_CGROUP_V1_SWAP)
         limit--; /* which of a cgroup's two limits is the nearer one may look different to each */
+    if (limit->kind < RM_CGROUP_V1 || limit->kind > RM_CGROUP_V2_HIGH || limit->usage_fd < 0)
+        return -1;
     for (int i = 0; i < TURN_TRIES; i++) {
         if (!flock(limit->usage_fd, LOCK_EX | LOCK_NB))
             return limit->usage_fd;

@@ -162,7 +162,7 @@ static void read_usage(rm_limit *limit)
         failed(limit, RM_USAGE_FILE, error);
 }
 
-/* Whether there is one. */
+/* The limit itself. Whether there is one. */
 static int read_cgroup_limit(rm_limit *limit, struct pass *pass)
 {
     if (limit->kind == RM_CGROUP_V1_HIDDEN)
