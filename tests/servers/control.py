@@ -64,7 +64,7 @@ class Control:
 
 
 class Worker:
-    """The process of a server that listens at ``path``."""
+    """The process of a server that listens at ``path``; raises :exc:`ConnectionError` once that has ended."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -75,7 +75,7 @@ class Worker:
         return self._ask(b"c")
 
     def release(self) -> None:
-        """Let go of what is held."""
+        """Let go of what is held; a server that was only waiting for that may end before it has answered here."""
         self._ask(b"r")
 
     def collect_garbage(self) -> None:
@@ -87,5 +87,8 @@ class Worker:
             connection.connect(str(self._path))
             connection.sendall(command)
             with connection.makefile() as answer:
-                found: dict[str, int] = json.load(answer)
-                return found
+                text = answer.read()
+        if not text:
+            raise ConnectionResetError(f"process {self.pid} ended before it answered")
+        found: dict[str, int] = json.loads(text)
+        return found
