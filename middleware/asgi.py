@@ -1,8 +1,8 @@
 """The ASGI adapter: pure ASGI, for Starlette, FastAPI and every other ASGI app.
 
-Owns the answer; ``asgi_waiting`` owns the waiting before it, ``asgi_body`` the receiving of the body, ``on_loop`` what
-belongs to the event loop. A request without a body that starts under a grant is ``_native/turn``'s, and comes back here
-only when it fails.
+Owns the answer; ``asgi_waiting`` owns the waiting before it, ``asgi_body`` the receiving of the body, ``asgi_rest``
+what becomes of a refused one, ``on_loop`` what belongs to the event loop. A request without a body that starts under a
+grant is ``_native/turn``'s, and comes back here only when it fails.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any, Unpack
 from resource_monitor._native._turn import Door, Doorway, Turn, through_door
 from resource_monitor.admission import Reason
 from resource_monitor.middleware.admitted import ADMITTED, Admitted
-from resource_monitor.middleware.asgi_body import BodyReceive, Drain, Message, Receive, body_of
+from resource_monitor.middleware.asgi_body import READ_AHEAD, BodyReceive, Message, Receive, body_of
 from resource_monitor.middleware.asgi_loops import running_loop
+from resource_monitor.middleware.asgi_rest import Rest
 from resource_monitor.middleware.asgi_waiting import WatchedReceive, wait_by_polling
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
@@ -39,8 +40,6 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 _TRY_AGAIN_LATER = 1013
 # What frameworks answer for an error while they handle it; FastAPI answers 400 for any that a body being read gives.
 _FOR_ERRORS = (500, 400)
-# A body of fewer bytes is there as soon as the request is, or comes in one message (uvicorn reads 64 KiB ahead).
-_READ_AHEAD = 1 << 16
 
 
 class MemoryBackpressureMiddleware(Doorway):
@@ -89,7 +88,7 @@ class MemoryBackpressureMiddleware(Doorway):
         answer: Admitted | Reason | None = here.room.attempt(ask) if here else gate.attempt(ask)
         if isinstance(answer, Reason) and patience(answer, gate.max_wait) and not gate.dry_run:
             # a larger body is not read ahead of the app, so that this client's going away is seen by the app
-            watched = None if body is not None and body.rest >= _READ_AHEAD else WatchedReceive(receive)
+            watched = None if body is not None and body.rest >= READ_AHEAD else WatchedReceive(receive)
             receive = receive if watched is None else watched.receive
             answer = await (here.room.wait(ask, answer, watched) if here else wait_by_polling(gate, ask, answer))
         if answer is None:
@@ -253,18 +252,21 @@ async def _awaited(app: Awaitable[None]) -> None:
 
 async def _answer(answer: Answer, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
     """Send ``answer``, and drop what comes of ``body``."""
-    drain = None if body is None or body.ended else Drain(receive)
-    # a larger one is not there, and who expects a 100 (Continue) must see the answer before anything asks for it
-    small = body is not None and body.announced is not None and body.announced <= _READ_AHEAD
-    if drain is not None and small and running_loop() is not None and not _expects(scope) and drain.there():
-        drain = None
-    await send(answer.asgi_start("http.response.start"))
-    message = _body(answer, scope)
-    if drain is not None:
-        await send({**message, "more_body": True})
-        await drain.rest()
-        message["body"] = b""
-    await send(message)
+    rest = None if body is None or body.ended else Rest(body, receive)
+    # who expects a 100 (Continue) must see the answer before anything asks for the body
+    if rest is not None and running_loop() is not None and not _expects(scope) and await rest.came():
+        rest = None
+    start, message = answer.asgi_start("http.response.start"), _body(answer, scope)
+    if rest is None:
+        await send(start)
+        await send(message)
+        return
+    if rest.closes:
+        start["headers"].append((b"connection", b"close"))
+    await send(start)
+    await send({**message, "more_body": True})
+    await rest.drop()
+    await send({**message, "body": b""})
 
 
 def _body(answer: Answer, scope: Scope) -> Message:

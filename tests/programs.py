@@ -85,7 +85,7 @@ class Server:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
-            if match := re.search(r"(?:[Rr]unning on|Listening at:) http://127\.0\.0\.1:(\d+)", line):
+            if match := re.search(r"(?:[Rr]unning on|Listening at:) https?://127\.0\.0\.1:(\d+)", line):
                 self.port = int(match[1])
                 self._ready.set()
         self._ready.set()

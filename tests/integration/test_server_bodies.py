@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import subprocess
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
+import trustme
 from machine import MIB
 from programs import start_python, uvicorn
 from services import ROOMY, Service, StartService
@@ -82,6 +86,40 @@ def test_a_connection_lives_on_after_a_refused_upload(start: StartService) -> No
             ports.add(answer.extensions["network_stream"].get_extra_info("client_addr"))
             assert answer.status_code == status
         assert len(ports) == 1
+
+
+UVICORNS = SERVERS[:2]
+
+
+@pytest.mark.parametrize("serve", UVICORNS)
+@pytest.mark.parametrize("framing", [f"Content-Length: {30 * MIB}", "Transfer-Encoding: chunked"])
+def test_a_long_refused_upload_takes_its_connection_along(start: StartService, serve: Serve, framing: str) -> None:
+    """The client may send it all, before or after it reads the answer, and the server's process never has to."""
+    service = start(*serve("asgi_apps:full"))
+    with socket.create_connection(("127.0.0.1", service.port), 60) as client, client.makefile("rb") as answer:
+        client.sendall(f"POST /upload HTTP/1.1\r\nHost: test\r\n{framing}\r\n\r\n".encode())
+        head, _, body = answer.read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503")
+        assert head.lower().count(b"\r\nconnection: close") == 1
+        assert b"short of memory" in body
+        client.sendall(bytes(30 * MIB))
+    process = psutil.Process(service.server.process.pid)
+    for _ in range(3000):
+        if all(found.status == psutil.CONN_LISTEN for found in process.net_connections("tcp")):
+            return
+        time.sleep(0.02)
+    raise AssertionError("the server never closed the connection")
+
+
+def test_over_tls_the_rest_of_a_refused_upload_is_read(start: StartService, tmp_path: Path) -> None:
+    """What comes over the connection is then for the server alone to read, goodbyes included."""
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "pem")
+    service = start(*uvicorn("asgi_apps:full"), "--ssl-certfile", str(tmp_path / "pem"))
+    with httpx.Client(base_url=service.url.replace("http", "https"), verify=False, timeout=60) as client:
+        for content in (bytes(30 * MIB), iter([bytes(MIB)] * 30)):
+            answer = client.post("/upload", content=content)
+            assert answer.status_code == 503
+            assert "connection" not in answer.headers
 
 
 @contextmanager

@@ -16,9 +16,9 @@ _HEAD = """# Servers
 What clients see of the middleware's refusals on each server: `make servers` starts every one of them, looks, and writes
 this document. After each cell nothing was in flight, and the server's processes had no more descriptors than before.
 
-What a refused client still sends is read and dropped, up to 64 MiB and for 10 seconds (5 where that holds a thread,
-under WSGI), so that it comes to read its answer. A client that sends more than that before it looks for an answer
-sees a reset.
+What a refused client still sends is dropped, up to 64 MiB and for 10 seconds (5 where that holds a thread, under
+WSGI), so that it comes to read its answer. A client that sends more than that before it looks for an answer sees a
+reset.
 
 """
 

@@ -367,7 +367,7 @@ def test_a_client_that_expects_a_100_is_refused_before_its_body_is_asked_for(ser
 def test_what_is_read_of_a_refused_body_is_bounded(
     service: Service, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
-    monkeypatch.setattr("resource_monitor.middleware.asgi_body._DRAIN_SECONDS", 0.02 if ending == "silent" else 30)
+    monkeypatch.setattr("resource_monitor.middleware.asgi_rest.SECONDS", 0.02 if ending == "silent" else 30)
 
     async def main() -> None:
         middleware = wrap(starlette, service)
@@ -422,7 +422,7 @@ def test_a_request_cancelled_while_its_body_waits_keeps_nothing(service: Service
 
 def test_under_trio_bodies_wait_and_refused_ones_are_read(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     trio = pytest.importorskip("trio")
-    monkeypatch.setattr("resource_monitor.middleware.asgi_body._DRAIN_SECONDS", 0.02)
+    monkeypatch.setattr("resource_monitor.middleware.asgi_rest.SECONDS", 0.02)
     statuses: list[int] = []
     middleware = wrap(plain, service, body_timeout=0.03)
 
