@@ -11,6 +11,8 @@ import os
 import socket
 import struct
 
+from resource_monitor.middleware.borrowed_socket import borrowed_socket
+
 # linux/tcp.h, struct tcp_info: the state is the first byte, TCP_LISTEN being 10 (net/tcp_states.h). After eight bytes
 # and four numbers of 32 bits comes tcpi_unacked, where the kernel leaves the length of a listening socket's accept
 # queue (net/ipv4/tcp.c, tcp_get_info).
@@ -43,14 +45,8 @@ def _open_descriptors() -> list[int]:
 def _queued(descriptor: int) -> int | None:
     """How many wait at a listening TCP socket; ``None`` for any other descriptor."""
     try:
-        # the family is told, for it would be asked for; it makes no difference to the one question
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
-    except OSError:
-        return None
-    try:
-        state, queued = _INFO.unpack(borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))
+        with borrowed_socket(descriptor) as borrowed:
+            state, queued = _INFO.unpack(borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size))
     except (OSError, struct.error):
         return None
-    finally:
-        borrowed.detach()  # it is not ours to close
     return queued if state == _LISTEN else None

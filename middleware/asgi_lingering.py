@@ -14,6 +14,7 @@ from typing import Any
 
 from resource_monitor.middleware.asgi_body import Receive
 from resource_monitor.middleware.asgi_loops import sleep
+from resource_monitor.middleware.borrowed_socket import borrowed_socket
 
 # What is taken of a client that does not stop, and for how long, in seconds.
 BYTES, SECONDS = 64 << 20, 10.0
@@ -40,46 +41,41 @@ class Lingering:
         if transport.is_closing():
             return
         transport.pause_reading()
-        left, deadline, told = BYTES, time.monotonic() + SECONDS, False
+        left, deadline = BYTES, time.monotonic() + SECONDS
         while left > 0 and time.monotonic() < deadline:
             await sleep(_LOOK)
             if transport.is_closing():
                 return
-            tells = not told and not transport.get_write_buffer_size()
-            dropped = self._drop(tell=tells)
+            dropped = self._drop(tell=not transport.get_write_buffer_size())
             if dropped is None:
                 return
-            told = told or tells
             left -= dropped
 
     def _drop(self, *, tell: bool) -> int | None:
         """How many bytes were there, ``None`` at their end; ``tell`` the client that no more than the answer comes."""
         dropped = 0
-        descriptor = self._transport.get_extra_info("socket").fileno()
-        borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
         try:
-            if tell:
-                borrowed.shutdown(socket.SHUT_WR)
-            while dropped < _AT_ONCE:
-                size = borrowed.recv_into(_NOWHERE, len(_NOWHERE), _DROPPING)
-                if not size:
-                    return None
-                dropped += size
+            with borrowed_socket(self._transport.get_extra_info("socket").fileno()) as borrowed:
+                if tell:
+                    borrowed.shutdown(socket.SHUT_WR)
+                while dropped < _AT_ONCE:
+                    size = borrowed.recv_into(_NOWHERE, len(_NOWHERE), _DROPPING)
+                    if not size:
+                        return None
+                    dropped += size
         except BlockingIOError:
             pass
-        except OSError:  # a reset: nobody is left to read the answer
+        except OSError:  # a reset, or both sides are closed: nobody is left to wait for
             return None
-        finally:
-            borrowed.detach()  # it is the transport's to close
         return dropped
 
 
 def lingering_of(receive: Receive) -> Lingering | None:
     """For the connection of the request that ``receive`` is of; ``None`` where it cannot be reached, and where it is no
     plain TCP: under TLS the client's goodbye is a message, and a Unix socket copies what it drops."""
-    transport = getattr(getattr(receive, "__self__", None), "transport", None)
-    ask = getattr(transport, "get_extra_info", None)
-    connection = ask("socket") if ask is not None else None
-    if ask is None or getattr(connection, "family", None) not in (socket.AF_INET, socket.AF_INET6):
+    transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
+    if not hasattr(transport, "get_extra_info"):
         return None
-    return Lingering(transport) if ask("sslcontext") is None else None
+    family = getattr(transport.get_extra_info("socket"), "family", None)
+    plain = family in (socket.AF_INET, socket.AF_INET6) and transport.get_extra_info("sslcontext") is None
+    return Lingering(transport) if plain else None

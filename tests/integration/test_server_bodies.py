@@ -88,10 +88,7 @@ def test_a_connection_lives_on_after_a_refused_upload(start: StartService) -> No
         assert len(ports) == 1
 
 
-UVICORNS = SERVERS[:2]
-
-
-@pytest.mark.parametrize("serve", UVICORNS)
+@pytest.mark.parametrize("serve", SERVERS[:2])
 @pytest.mark.parametrize("framing", [f"Content-Length: {30 * MIB}", "Transfer-Encoding: chunked"])
 def test_a_long_refused_upload_takes_its_connection_along(start: StartService, serve: Serve, framing: str) -> None:
     """The client may send it all, before or after it reads the answer, and the server's process never has to."""
