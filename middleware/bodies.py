@@ -21,6 +21,9 @@ POLL = 0.015
 
 # What servers read at once, so that the next piece may well be there already: uvicorn and gunicorn read 64 KiB.
 _PIECE = 1 << 16
+# Where there is room, so many bytes may come without asking again, but no more than this part of the room: several
+# dozen bodies that come together take a tenth of it unasked, for as long as which they are promised what came as well.
+_UNASKED, _PART = 1 << 20, 256
 # A chunked body is never promised more than this many bytes ahead.
 _MOST_AHEAD = 16 << 20
 _HUGE = 1 << 62
@@ -54,7 +57,8 @@ class Body:
             return 0
         if self.announced is None:
             return min(max(self.came, _PIECE), _MOST_AHEAD)
-        return max(0, self.announced - self.came)
+        rest = self.announced - self.came
+        return rest if rest > 0 else 0
 
     def exceeds(self, max_body: int | None) -> bool:
         """Whether it is known to be larger than ``max_body``."""
@@ -63,10 +67,11 @@ class Body:
 
 class Intake:
     """The body of an admitted request as it comes in: ask :meth:`may_read` before every piece and tell :meth:`came`
-    after it. Requests to exempt paths obey ``max_body`` alone, which is no matter of memory. A dry run counts, and
-    neither delays nor ends anything."""
+    after it. Far from the limits, memory is looked at and the promise brought up to date after many pieces. Requests to
+    exempt paths obey ``max_body`` alone, which is no matter of memory. A dry run counts, and neither delays nor ends
+    anything."""
 
-    __slots__ = ("_admitted", "_ask", "_asked", "_body", "_cost", "_counted", "_gate", "_waits_since")
+    __slots__ = ("_admitted", "_ask", "_body", "_cost", "_counted", "_gate", "_unasked", "_untold", "_waits_since")
 
     def __init__(self, gate: Gate, ask: Ask, admitted: Admitted, body: Body) -> None:
         self._gate = gate
@@ -77,17 +82,24 @@ class Intake:
         self._cost = max(0, ask.need - body.rest)
         self._waits_since: float | None = None
         self._counted = False
+        # what may still come without asking, and what came that the promise does not know of
+        self._unasked = self._untold = 0
 
     def may_read(self) -> bool:
         """Whether there is room for the next piece; False: ask again in :data:`POLL` seconds. Raises
         :class:`MemoryPressure` when no room came for ``body_timeout`` seconds, :class:`BodyTooLarge` once it is."""
+        if self._unasked > 0:
+            return True
         body, gate = self._body, self._gate
         if body.exceeds(gate.max_body):
             self._too_large()
         if body.ended or self._admitted.exempt:
             return True
         size = _PIECE if body.announced is None else min(_PIECE, body.rest)
-        if gate.has_room(self._admitted, size, promised=body.announced is not None):
+        room = gate.room(self._admitted, size, promised=body.announced is not None)
+        if room >= 0:
+            unasked = min(_UNASKED, room // _PART)
+            self._unasked = unasked if unasked > size else 0
             if self._waits_since is not None:
                 self._waits_since = None
                 self._promise(body.rest)
@@ -119,8 +131,12 @@ class Intake:
         body.ended = not more
         if body.exceeds(self._gate.max_body):
             self._too_large()
-        if not self._admitted.exempt:
-            self._promise(body.rest, taken=0 if body.announced is None else size)
+        self._untold += size
+        self._unasked -= size
+        if self._unasked <= 0 or not more:
+            taken, self._untold = self._untold, 0
+            if not self._admitted.exempt:
+                self._promise(body.rest, taken=0 if body.announced is None else taken)
 
     def _promise(self, rest: int, *, taken: int = 0) -> None:
         self._gate.promise(self._admitted, self._cost + rest, taken=taken)

@@ -271,25 +271,23 @@ class Gate:
             admitted.shed = self.refusals.shed(admitted.ask, Reason.TOO_LARGE, started=True)
         return admitted.shed
 
-    def has_room(self, admitted: Admitted, size: int, *, promised: bool) -> bool:
-        """Whether ``size`` bytes more may come for a request in flight, which may use what new ones may not. Of what is
-        ``promised`` to it already, promises to others take nothing away."""
-        ledger, own = self._ledger, admitted.promise
-        assert admitted._route is not None  # of exempt ones nobody asks
-        wanted = size + self._admission.floor_of(admitted._route, Priority.CRITICAL)
-
-        def enough(headroom: int) -> bool:
-            if not promised and ledger is not None:
-                headroom = ledger.left(headroom) + (own.size if own else 0)
-            return headroom >= wanted
-
+    def room(self, admitted: Admitted, size: int, *, promised: bool) -> int:
+        """How many bytes more than ``size`` may come for a request in flight, which may use what new ones may not;
+        negative where ``size`` may not. Of what is ``promised`` to it already, promises to others take nothing away."""
+        wanted = size + int(self._admission.least)
+        ledger = None if promised else self._ledger
+        if ledger is not None and admitted.promise is not None:
+            wanted -= admitted.promise.size
         try:
-            if enough(self.readings.read()):
-                return True
-            assert self.readings.monitor is not None  # it was read a moment ago
-            return enough(self.readings.monitor.relieve())
+            headroom = self.readings.read()
+            room = (headroom if ledger is None else ledger.left(headroom)) - wanted
+            if room < 0:
+                assert self.readings.monitor is not None  # it was read a moment ago
+                headroom = self.readings.monitor.relieve()
+                room = (headroom if ledger is None else ledger.left(headroom)) - wanted
         except ProbeError as error:
-            return self._undecided(error)
+            return 0 if self._undecided(error) else -1
+        return room
 
     def promise(self, admitted: Admitted, size: int, *, taken: int = 0) -> None:
         """Promise ``size`` bytes to ``admitted`` from now on, unless it is over; of what was, ``taken`` were taken."""

@@ -544,10 +544,15 @@ class Admission:
         self.in_flight = 0
         self._revoke()
 
+    @property
+    def least(self) -> float:
+        """The headroom that critical requests leave, and those in flight, bytes."""
+        return min(self.lowest, self.floor / 2)
+
     def floor_of(self, route: Route, priority: Priority = Priority.DEFAULT, *, patient: bool = False) -> float:
         """The headroom that requests of ``route`` leave, bytes; those that can wait rather do that than be lost."""
         if priority is Priority.CRITICAL:
-            return min(self.lowest, self.floor / 2)
+            return self.least
         # the limit, and with it both bounds, may have changed since the class's own was found
         least = max(self.lowest, _UNSEEN_LEAST * self.floor) if route.unseen else self.lowest
         floor = self.floor if route.floor is None else min(self.floor, max(route.floor, least))

@@ -115,6 +115,8 @@ class Promise:
 
     def resize(self, size: int) -> None:
         """Promise ``size`` from now on."""
+        if size == self.size:
+            return
         ledger = self._ledger
         with ledger._lock:
             if self._owner == ledger._owner:

@@ -100,7 +100,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         )
         self.cost = request_cost
         self.door = Door(
-            self.gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None, self.gate.renew
+            self.gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None, self.gate.renew, 1 << 16
         )
         self.door.open()
 
@@ -207,7 +207,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         held = data.draw(st.sampled_from(self.held))
         if not isinstance(held.admitted, Admitted):
             return
-        if not held.admitted.exempt and self.gate.has_room(held.admitted, size, promised=promised):
+        if not held.admitted.exempt and self.gate.room(held.admitted, size, promised=promised) >= 0:
             assert self.headroom >= size or not self.readable
 
     @precondition(lambda self: self.over)

@@ -108,6 +108,43 @@ def test_a_body_that_is_never_read_to_its_end_keeps_nothing_once_the_request_is_
     assert promised(gate) == 0
 
 
+@pytest.mark.parametrize("announced", [50 * MIB, None])
+def test_where_there_is_much_room_a_small_part_of_it_comes_unasked(service: Service, announced: int | None) -> None:
+    gate = Gate(monitor=service.monitor)
+    intake, _ = begin(gate, announced)
+    before, came = promised(gate), 0
+    assert intake.may_read()
+    service.fill()
+    while intake.may_read():
+        assert promised(gate) == before
+        intake.came(64 * KIB, more=True)
+        came += 64 * KIB
+    assert came == 14 * 64 * KIB  # 1/256 of what is left of 256 MiB, and the rest of a piece
+    assert promised(gate) == (announced - came if announced else 0)
+
+
+def test_no_more_than_so_much_comes_unasked_however_much_room_there_is(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_UNASKED", 128 * KIB)
+    intake, _ = begin(Gate(monitor=service.monitor), 50 * MIB)
+    assert intake.may_read()
+    service.fill()
+    intake.came(64 * KIB, more=True)
+    assert intake.may_read()
+    intake.came(64 * KIB, more=True)
+    assert not intake.may_read()
+
+
+def test_a_body_that_ends_while_it_comes_unasked_is_promised_nothing_more(service: Service) -> None:
+    gate = Gate(monitor=service.monitor)
+    intake, _ = begin(gate, 200 * KIB)
+    assert intake.may_read()
+    intake.came(100 * KIB, more=True)
+    intake.came(100 * KIB, more=False)
+    assert promised(gate) == 0
+
+
 def test_what_a_request_costs_besides_its_body_stays_promised(service: Service) -> None:
     gate = Gate(monitor=service.monitor, request_cost="1MiB")
     intake, _ = begin(gate, 10 * MIB)
@@ -201,6 +238,7 @@ def test_an_unknown_body_leaves_what_is_promised_to_others(service: Service) -> 
     intake, _ = begin(gate, None)
     announced, _ = begin(gate, 90 * MIB)
     assert intake.may_read()
+    intake.came(1 * MIB, more=True)
     with reserve(120 * MIB, monitor=service.monitor):
         assert not intake.may_read()
         assert announced.may_read()

@@ -157,7 +157,7 @@ def test_a_body_waits_unread_until_there_is_room(
     service: Service, chunked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
-        first = environ["wsgi.input"].read(100_000)
+        first = environ["wsgi.input"].read(MIB)
         service.fill()
         rest = environ["wsgi.input"].read()
         start_response("200 OK", [])
@@ -171,8 +171,8 @@ def test_a_body_waits_unread_until_there_is_room(
             service.empty()
 
     monkeypatch.setattr(wsgi_input.time, "sleep", sleep)
-    server = Server(wrap(app, service), b"x" * MIB, chunked=chunked)
-    assert server.sent == str(MIB).encode()
+    server = Server(wrap(app, service), b"x" * (4 * MIB), chunked=chunked)
+    assert server.sent == str(4 * MIB).encode()
     assert slept == [bodies.POLL] * 3
 
 
@@ -187,6 +187,12 @@ def test_a_dry_run_neither_delays_nor_cuts(service: Service, chunked: bool, monk
 # --- what is kept for it ---
 
 
+@pytest.fixture
+def nothing_comes_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_UNASKED", 0)
+
+
+@pytest.mark.usefixtures("nothing_comes_unasked")
 def test_a_body_is_promised_its_length_and_less_as_it_comes(service: Service) -> None:
     promised: list[int] = []
 
@@ -212,6 +218,7 @@ def test_a_body_for_which_there_is_no_room_is_refused_before_it_is_read(service:
     assert started == ["503 Service Unavailable"]
 
 
+@pytest.mark.usefixtures("nothing_comes_unasked")
 def test_a_chunked_body_is_promised_more_the_more_of_it_came(service: Service) -> None:
     promised: list[int] = []
 
