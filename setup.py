@@ -16,7 +16,7 @@ setup(
         Extension(
             "resource_monitor._native._turn",
             sources=[f"{TURN}/{name}.c" for name in SOURCES],
-            depends=[f"{TURN}/{name}.h" for name in ("turn", "names", "stepping", "spares", "asgi")],
+            depends=[f"{TURN}/{name}.h" for name in ("turn", "names", "content_length", "stepping", "spares", "asgi")],
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if abi3 else [],
             py_limited_api=abi3,
             # what it calls most are the interpreter's functions

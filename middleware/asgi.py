@@ -131,7 +131,10 @@ class MemoryBackpressureMiddleware(Doorway):
             return None
         if here is None or here.loop is not loop:
             here = self._here = OnLoop(self._gate, loop)
-            self.door = Door(self._gate.turns, self._respond, _awaited, self._after, here.room.left, here.renew)
+            short_body = READ_AHEAD if self._gate.max_body is None else min(READ_AHEAD, self._gate.max_body)
+            self.door = Door(
+                self._gate.turns, self._respond, _awaited, self._after, here.room.left, here.renew, short_body
+            )
             here.look_at(self.door)
         return here
 

@@ -24,7 +24,16 @@ from resource_monitor.middleware.refusing import Shed
 from resource_monitor.middleware.responses import Answer
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import app_runs
-from resource_monitor.middleware.wsgi_input import Connection, Input, Readable, body_of, connection_of, linger
+from resource_monitor.middleware.wsgi_input import (
+    PIECE,
+    Connection,
+    Input,
+    Readable,
+    body_of,
+    connection_of,
+    linger,
+    short_input,
+)
 from resource_monitor.middleware.wsgi_waiting import WaitingThreads
 
 Environ = dict[str, Any]
@@ -44,7 +53,10 @@ class GatedApp(_turn.Gated):
         self.app = app
         self.gate = gate
         self._threads = WaitingThreads(gate)
-        self.use(gate.turns, self._ask, self._adopt, self._question, self._threads.serve, gate.renew)
+        short_body = PIECE if gate.max_body is None else min(PIECE, gate.max_body)
+        self.use(
+            gate.turns, self._ask, self._adopt, self._question, self._threads.serve, gate.renew, short_input, short_body
+        )
 
     def _ask(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate, body = self.gate, body_of(environ)
@@ -149,7 +161,7 @@ class _Response:
 
     def takes_over(self, begun: _turn.Response) -> None:
         """Go on as ``begun``, which goes on with this."""
-        self._refusals = begun.refusals
+        self._refusals, self._input = begun.refusals, begun.input
         self._pieces, self._close = begun.pieces or (), begun.close_pieces
         self._began, self._given = begun.began, begun.given
 

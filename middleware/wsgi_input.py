@@ -139,6 +139,24 @@ class Input(io.IOBase):
         return piece
 
 
+class _Unasked:
+    """Of a body so short that it was kept room for whole, and is asked about no more."""
+
+    def may_read(self) -> bool:
+        return True
+
+    def came(self, size: int, *, more: bool) -> None:
+        pass
+
+
+_UNASKED = _Unasked()
+
+
+def short_input(body: Readable, announced: int) -> Input:
+    """``wsgi.input`` for a request that started with all of its ``announced`` bytes promised."""
+    return Input(body, announced, _UNASKED)
+
+
 def linger(body: Readable, announced: int | None, connection: Connection | None) -> None:
     """Read a refused body and drop it, within bounds; a client that stopped is not waited for where the server hands
     out its ``connection``."""

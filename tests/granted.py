@@ -20,9 +20,15 @@ def scope(path: str = "/", method: str = "GET", *headers: tuple[bytes, bytes], *
     return {"type": "http", "method": method, "path": path, "headers": list(headers), **more}
 
 
+SHORT_BODY = 1000
+"""Bytes that a request may announce where it comes through :func:`door`."""
+
+
 def door(gate: Gate) -> Door:
     """One on the running thread, without an event loop."""
-    made = Door(gate.turns, lambda *_: None, lambda awaitable: awaitable, lambda *_: None, lambda: None, gate.renew)
+    made = Door(
+        gate.turns, lambda *_: None, lambda awaitable: awaitable, lambda *_: None, lambda: None, gate.renew, SHORT_BODY
+    )
     made.open()
     return made
 

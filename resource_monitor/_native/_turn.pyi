@@ -160,7 +160,8 @@ class Door:
     """The way in on one event loop. ``respond`` gives what sends for a turn whose first message answers an error,
     ``awaited`` a coroutine for what an app gave that is none, ``after`` what to await once a turn has left whose app
     ended in an error or after such an answer, or ``None``; ``left`` is called when one leaves while others wait,
-    ``renew`` with a lane that nothing binds but the age of its grant, before a request of it."""
+    ``renew`` with a lane that nothing binds but the age of its grant, before a request of it. Requests that announce a
+    body of no more than ``short_body`` bytes are let in here."""
 
     def __init__(
         self,
@@ -170,6 +171,7 @@ class Door:
         after: Callable[[Turn, BaseException | None, Any, Any, Any], Coroutine[Any, Any, None] | None],
         left: Callable[[], object],
         renew: Callable[[Lane], object],
+        short_body: int,
     ) -> None: ...
     @property
     def in_flight(self) -> int: ...
@@ -181,7 +183,7 @@ class Door:
     def shut(self) -> None:
         """Nobody looks any more."""
     def enter(self, app: Any, scope: Any, receive: Any, send: Any, /) -> Turn | None:
-        """Let a request in, if it has no body and its class a grant; ``None``: it is to be asked for."""
+        """Let a request in, if its body is short and its class has a grant; ``None``: it is to be asked for."""
 
 class Doorway:
     """What an ASGI middleware is for :func:`through_door`. There is no ``door`` before an event loop was seen."""
@@ -190,7 +192,8 @@ class Doorway:
     door: Door | None
 
 class Gated:
-    """A WSGI app behind a gate: requests without a body are let in if their class has a grant, all others asked for."""
+    """A WSGI app behind a gate: requests with a short body or none are let in if their class has a grant, all others
+    asked for."""
 
     app: Any
     def use(
@@ -201,11 +204,15 @@ class Gated:
         question: Callable[[Any], Any],
         served: Callable[[], object],
         renew: Callable[[Lane], object],
+        take_in: Callable[[Any, int], Any],
+        short_body: int,
         /,
     ) -> None:
         """``asked`` is called for requests that have to be asked for, ``adopt`` makes what goes on with a response that
         may be refused after all, ``question`` the :class:`Ask` for an environ, ``served`` is called when one leaves
-        while others wait, ``renew`` with a lane that nothing binds but the age of its grant, before a request of it."""
+        while others wait, ``renew`` with a lane that nothing binds but the age of its grant, before a request of it.
+        ``take_in`` makes ``wsgi.input`` of the server's own and what was announced, ``short_body`` bytes at the most,
+        which tells by ``cut`` whether it ended early."""
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any: ...
 
 class Response:
@@ -215,6 +222,7 @@ class Response:
     shed: Any
     environ: Any
     start_response: Any
+    input: Any
     pieces: Any
     close_pieces: Any
     refusals: int

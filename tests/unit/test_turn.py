@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from granted import asked, door, know_all_classes, scope, unasked
+from granted import SHORT_BODY, asked, door, know_all_classes, scope, unasked
 from machine import MIB, Machine, Service
 
 from resource_monitor import Resource, counts, reserve
@@ -343,7 +343,7 @@ def test_it_is_renewed_once_where_several_threads_come_for_that(gate: Gate, serv
 
 def test_of_a_class_that_takes_memory_unseen_each_reading_is_asked_about(gate: Gate, service: Service) -> None:
     renewed: list[Lane] = []
-    way = Door(gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None, renewed.append)
+    way = Door(gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None, renewed.append, 0)
     way.open()
     gate.turns.lane("GET", "/").route.unseen = 1.0 * MIB
     asked(gate)
@@ -470,8 +470,13 @@ def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
 @pytest.mark.parametrize(
     "request_",
     [
-        scope("/", "GET", (b"content-length", b"1")),
-        scope("/", "GET", (b"content-length", b"0"), (b"content-length", b"7")),
+        scope("/", "POST", (b"content-length", str(SHORT_BODY + 1).encode())),
+        scope("/", "POST", (b"content-length", b"9" * 40)),
+        scope("/", "POST", (b"content-length", b"")),
+        scope("/", "POST", (b"content-length", b"-1")),
+        scope("/", "POST", (b"content-length", b"1a")),
+        scope("/", "POST", (b"content-length", b"7"), (b"content-length", b"7")),
+        scope("/", "POST", (b"content-length", b"7"), (b"transfer-encoding", b"chunked")),
         scope("/", "GET", (b"transfer-encoding", b"chunked")),
         scope("/", "POST", http_version="2"),
         scope("/", "OPTIONS"),
@@ -484,7 +489,9 @@ def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
     ],
     ids=lambda value: str(value)[:80],
 )
-def test_what_is_no_plain_request_without_a_body_is_asked_for(gate: Gate, way: Door, request_: dict[str, Any]) -> None:
+def test_what_is_no_plain_request_with_a_short_body_or_none_is_asked_for(
+    gate: Gate, way: Door, request_: dict[str, Any]
+) -> None:
     for method in ("GET", "POST", "OPTIONS"):
         asked(gate, "/", method)
     assert way.enter(None, request_, None, None) is None
@@ -496,6 +503,9 @@ def test_what_is_no_plain_request_without_a_body_is_asked_for(gate: Gate, way: D
     [
         scope("/", "POST"),
         scope("/", "POST", (b"content-length", b"0"), http_version="2"),
+        scope("/", "POST", (b"content-length", b"1")),
+        scope("/", "POST", (b"content-length", str(SHORT_BODY).encode()), http_version="2"),
+        scope("/", "GET", (b"content-length", b"0007")),
         scope("/", "GET", http_version="2"),
         scope("/", "GET", (b"host", b"test"), (b"accept", b"*/*"), root_path=""),
         {**scope(), "headers": [[b"host", b"test"]]},
@@ -503,7 +513,9 @@ def test_what_is_no_plain_request_without_a_body_is_asked_for(gate: Gate, way: D
     ],
     ids=lambda value: str(value)[:80],
 )
-def test_a_request_without_a_body_is_one_however_it_is_told(gate: Gate, way: Door, request_: dict[str, Any]) -> None:
+def test_a_request_with_a_short_body_or_none_is_one_however_it_is_told(
+    gate: Gate, way: Door, request_: dict[str, Any]
+) -> None:
     asked(gate, "/", request_["method"])
     turn = way.enter(None, request_, None, None)
     assert turn is not None
@@ -616,6 +628,20 @@ def test_requests_promise_what_they_cost_until_they_leave(service: Service, monk
     assert gate.statistics().promised == 2 * MIB
     for turn in turns:
         turn.leave()
+    assert gate.statistics().promised == 0
+
+
+def test_a_short_body_is_promised_until_its_request_answers(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost="1MiB")
+    way = door(gate)
+    asked(gate, "/", "POST")
+    turns = [let_in(way, "/", "POST", (b"content-length", b"700")) for _ in range(2)]
+    assert gate.statistics().promised == 2 * (MIB + 700)
+    turns[0].answered()
+    assert gate.statistics().promised == 2 * MIB + 700
+    turns[0].leave()
+    turns[1].leave()
     assert gate.statistics().promised == 0
 
 

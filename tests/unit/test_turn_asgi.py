@@ -17,6 +17,7 @@ from machine import Service
 
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import ADMITTED, MemoryBackpressureMiddleware, gate
+from resource_monitor.middleware.asgi_body import READ_AHEAD
 from resource_monitor.middleware.lag import Heartbeat
 
 Message = dict[str, Any]
@@ -104,6 +105,31 @@ def test_the_app_gets_the_server_s_own_scope_and_receive(service: Service) -> No
     assert got[0] is request
     assert got[1] == wrapped.receive
     assert got[2]["type"] == "http.request"
+
+
+@pytest.mark.parametrize(
+    ("length", "max_body", "comes"),
+    [
+        (1, None, True),
+        (READ_AHEAD, None, True),
+        (READ_AHEAD + 1, None, False),
+        (1000, 1000, True),
+        (1001, 1000, False),
+        (READ_AHEAD + 1, READ_AHEAD + 1, False),
+    ],
+)
+def test_what_announces_a_short_body_comes_in_unasked(
+    service: Service, length: int, max_body: int | None, comes: bool
+) -> None:
+    wrapped = Wrapped(service, answer, max_body=max_body)
+
+    async def main() -> None:
+        await wrapped.begin()
+        await wrapped.call(scope("/", "POST"))
+        await wrapped.call(scope("/", "POST", (b"content-length", str(length).encode())))
+
+    asyncio.run(main())
+    assert entered(wrapped.middleware) == int(comes)
 
 
 def test_each_step_of_the_app_and_of_the_server_s_send_is_marked(service: Service) -> None:

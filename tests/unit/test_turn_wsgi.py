@@ -15,9 +15,11 @@ from machine import Service
 from resource_monitor._native._turn import Response, SizedResponse
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import ADMITTED, WSGIMemoryBackpressureMiddleware
+from resource_monitor.middleware.wsgi_input import PIECE
 
 Environ = dict[str, Any]
 Responses = (Response, SizedResponse)
+INPUT = {"wsgi.input": io.BytesIO()}
 
 pytestmark = pytest.mark.usefixtures("every_class_known_and_no_real_guard", "in_the_server")
 
@@ -95,8 +97,14 @@ def test_the_app_answers(service: Service) -> None:
 @pytest.mark.parametrize(
     "request_",
     [
-        environ(CONTENT_LENGTH="1"),
-        environ(HTTP_TRANSFER_ENCODING="chunked"),
+        environ(CONTENT_LENGTH="1"),  # and nothing to read it from
+        environ(CONTENT_LENGTH=str(PIECE + 1), **INPUT),
+        environ(CONTENT_LENGTH="9" * 40, **INPUT),
+        environ(CONTENT_LENGTH="-1", **INPUT),
+        environ(CONTENT_LENGTH="1a", **INPUT),
+        environ(CONTENT_LENGTH="²", **INPUT),
+        environ(HTTP_TRANSFER_ENCODING="chunked", **INPUT),
+        environ(CONTENT_LENGTH="7", HTTP_TRANSFER_ENCODING="chunked", **INPUT),
         environ(method="OPTIONS"),
         environ("/é".encode().decode("latin-1")),
         environ("/other"),
@@ -105,7 +113,7 @@ def test_the_app_answers(service: Service) -> None:
     ],
     ids=str,
 )
-def test_what_is_no_plain_request_without_a_body_is_asked_for(service: Service, request_: Environ) -> None:
+def test_what_is_no_plain_request_with_a_short_body_or_none_is_asked_for(service: Service, request_: Environ) -> None:
     middleware = wrap(service, answer)
     for path, method in (("/", "OPTIONS"), ("/livez", "GET"), ("/é".encode().decode("latin-1"), "GET")):
         Server().serve(middleware, environ(path, method))
@@ -114,6 +122,119 @@ def test_what_is_no_plain_request_without_a_body_is_asked_for(service: Service, 
     except AttributeError:
         assert request_["PATH_INFO"] == 7
     assert not isinstance(request_.get(ADMITTED), Responses)
+
+
+class Unread(io.BytesIO):
+    """What the server reads a request from, which goes on after the body; ``broken`` runs out of memory once."""
+
+    def __init__(self, body: bytes = b"x" * 700, *, broken: bool = False) -> None:
+        super().__init__(body + b"GET /next")
+        self.places: list[int] = []
+        self._broken = broken
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.places.append(place()[0])
+        if self._broken:
+            self._broken = False
+            raise MemoryError
+        return super().read(size)
+
+
+def upload(unread: Unread, length: int = 700) -> Environ:
+    return environ(method="POST", CONTENT_LENGTH=str(length), **{"wsgi.input": unread})
+
+
+def reads(environ: Environ, start_response: Any) -> list[bytes]:
+    body = environ["wsgi.input"].read()
+    start_response("200 OK", [])
+    return [str(len(body)).encode()]
+
+
+def knowing_posts(service: Service, app: Any, **options: Any) -> WSGIMemoryBackpressureMiddleware:
+    middleware = wrap(service, app, **options)
+    middleware.app = answer
+    Server().serve(middleware, environ(method="POST"))
+    middleware.app = app
+    return middleware
+
+
+@pytest.mark.parametrize("length", [1, PIECE])
+def test_a_short_body_is_read_as_the_servers_and_no_further(service: Service, length: int) -> None:
+    middleware, unread, server = knowing_posts(service, reads), Unread(b"x" * length), Server()
+    request = upload(unread, length)
+    server.serve(middleware, request)
+    assert isinstance(request[ADMITTED], Responses)
+    assert server.body == str(length).encode()
+    assert set(unread.places) == {IN_SERVER}
+    assert unread.getvalue()[unread.tell() :] == b"GET /next"
+
+
+def test_a_short_body_is_promised_until_the_answer(service: Service) -> None:
+    promised: list[int] = []
+
+    def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
+        promised.append(middleware.statistics().promised)
+        start_response("200 OK", [])
+        yield b"x"
+        promised.append(middleware.statistics().promised)
+
+    middleware = knowing_posts(service, app)
+    Server().serve(middleware, upload(Unread()))
+    assert promised == [700, 0]
+
+
+def test_what_is_too_long_for_max_body_is_asked_for(service: Service) -> None:
+    middleware, server = knowing_posts(service, reads, max_body=699), Server()
+    server.serve(middleware, upload(Unread()))
+    assert server.status == "413 Content Too Large"
+
+
+def raises(environ: Environ, start_response: Any) -> list[bytes]:
+    raise MemoryError
+
+
+def answers_500(environ: Environ, start_response: Any) -> list[bytes]:
+    try:
+        return reads(environ, start_response)
+    except MemoryError:
+        pass
+    start_response("500 Internal Server Error", [])
+    return [b"oops"]
+
+
+def answers_by_itself(environ: Environ, start_response: Any) -> Iterable[bytes]:
+    try:
+        return reads(environ, start_response)
+    except MemoryError:
+        pass
+    start_response("507 Insufficient Storage", [])
+    return [b"no"]
+
+
+def answers_in_pieces(environ: Environ, start_response: Any) -> Iterator[bytes]:
+    yield from answers_by_itself(environ, start_response)
+
+
+@pytest.mark.parametrize(
+    ("app", "broken", "status"),
+    [
+        (raises, False, "503 Service Unavailable"),
+        (reads, True, "503 Service Unavailable"),
+        (answers_500, True, "503 Service Unavailable"),
+        (answers_by_itself, True, "507 Insufficient Storage"),
+        (answers_in_pieces, True, "507 Insufficient Storage"),
+    ],
+)
+def test_the_rest_of_a_short_body_is_dropped_where_its_request_is_lost(
+    service: Service, app: Any, broken: bool, status: str
+) -> None:
+    middleware, unread, server = knowing_posts(service, app), Unread(broken=broken), Server()
+    request = upload(unread)
+    server.serve(middleware, request)
+    assert isinstance(request[ADMITTED], Responses)
+    assert server.status == status
+    assert unread.tell() == 700
+    assert middleware.statistics().in_flight == 0
 
 
 def test_with_the_reading_the_grant_is_renewed(service: Service) -> None:

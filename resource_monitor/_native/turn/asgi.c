@@ -4,6 +4,7 @@
  * error's or an odd awaitable, is handed to Python, and so is what to do with a request that failed. */
 
 #include "asgi.h"
+#include "content_length.h"
 #include "spares.h"
 #include "stepping.h"
 
@@ -280,13 +281,14 @@ static PyType_Spec turn_spec = {
 
 /* ---- Door ---- */
 
-/* Whether the headers announce no body; when in doubt they do. */
-static bool without_body(PyObject *scope, PyObject *method)
+/* How many bytes of body the headers announce; -1: more than `most`, or nobody knows. */
+static int64_t body_of(PyObject *scope, PyObject *method, int64_t most)
 {
     PyObject *headers = PyDict_GetItemWithError(scope, s_headers);
-    bool list = headers && PyList_CheckExact(headers), tuple = headers && PyTuple_CheckExact(headers), zero = false;
+    bool list = headers && PyList_CheckExact(headers), tuple = headers && PyTuple_CheckExact(headers), announced = false;
+    int64_t body = 0;
     if (!list && !tuple)
-        return false;
+        return -1;
     Py_ssize_t count = list ? PyList_Size(headers) : PyTuple_Size(headers);
     for (Py_ssize_t at = 0; at < count; at++) {
         PyObject *pair = list ? PyList_GetItem(headers, at) : PyTuple_GetItem(headers, at), *name, *value;
@@ -297,25 +299,27 @@ static bool without_body(PyObject *scope, PyObject *method)
             name = PyList_GetItem(pair, 0);
             value = PyList_GetItem(pair, 1);
         } else {
-            return false;
+            return -1;
         }
         if (!PyBytes_CheckExact(name) || !PyBytes_CheckExact(value))
-            return false;
+            return -1;
         Py_ssize_t length = PyBytes_Size(name);
         if (length == 17 && !memcmp(PyBytes_AsString(name), "transfer-encoding", 17))
-            return false;
+            return -1;
         if (length == 14 && !memcmp(PyBytes_AsString(name), "content-length", 14)) {
-            if (PyBytes_Size(value) != 1 || *PyBytes_AsString(value) != '0')
-                return false;
-            zero = true;
+            body = announced ? -1 : rm_content_length(PyBytes_AsString(value), (size_t)PyBytes_Size(value), most);
+            if (body < 0)
+                return -1;
+            announced = true;
         }
     }
-    if (zero || !(RM_IS(method, "POST") || RM_IS(method, "PUT") || RM_IS(method, "PATCH")))
-        return true;
+    if (announced || !(RM_IS(method, "POST") || RM_IS(method, "PUT") || RM_IS(method, "PATCH")))
+        return body;
     /* from HTTP/2 on a body may come without either header */
     PyObject *version = PyDict_GetItemWithError(scope, s_http_version);
     return !version || (PyUnicode_CheckExact(version) && PyUnicode_GetLength(version) &&
-                        PyUnicode_ReadChar(version, 0) == '1');
+                        PyUnicode_ReadChar(version, 0) == '1')
+        ? 0 : -1;
 }
 
 static Turn *turn_new(PyObject *app)
@@ -330,8 +334,9 @@ static Turn *turn_new(PyObject *app)
     return self;
 }
 
-/* Whether a scope is that of a plain request without a body; borrowed, NULL: no mount point. */
-static bool plain(PyObject *scope, PyObject **method, PyObject **path, PyObject **mount)
+/* Whether a scope is that of a plain request with a body of no more than `most` bytes; borrowed, NULL: no mount point. */
+static bool plain(
+    PyObject *scope, int64_t most, PyObject **method, PyObject **path, PyObject **mount, int64_t *body)
 {
     if (!PyDict_CheckExact(scope))
         return false;
@@ -341,13 +346,14 @@ static bool plain(PyObject *scope, PyObject **method, PyObject **path, PyObject 
     *mount = PyDict_GetItemWithError(scope, s_root_path);
     return kind && *method && *path && (kind == s_http || !PyUnicode_Compare(kind, s_http)) &&
         PyUnicode_CheckExact(*method) && PyUnicode_CheckExact(*path) && (!*mount || PyUnicode_CheckExact(*mount)) &&
-        !RM_IS(*method, "OPTIONS") && without_body(scope, *method);
+        !RM_IS(*method, "OPTIONS") && (*body = body_of(scope, *method, most)) >= 0;
 }
 
 bool rm_asgi_refuse(Turns *turns, PyObject *scope)
 {
     PyObject *method, *path, *mount;
-    return plain(scope, &method, &path, &mount) && rm_turns_refuse(turns, method, path, mount, 0);
+    int64_t body;
+    return plain(scope, 0, &method, &path, &mount, &body) && rm_turns_refuse(turns, method, path, mount, 0);
 }
 
 /* A request's Turn, or NULL without an error where Python has to decide. */
@@ -355,13 +361,13 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
 {
     Turns *turns = self->turns;
     PyObject *method, *path, *mount;
+    int64_t now, body, need = 0;
     if (!self->thread || turns->closed || turns->waiting || self->thread != PyThread_get_thread_ident() ||
-        !plain(scope, &method, &path, &mount))
+        !plain(scope, self->short_body, &method, &path, &mount, &body))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
-    int64_t now, need = 0;
     if (!lane || !rm_turns_open(turns, lane, self->renew, &now) || rm_turns_is_exempt(turns, lane, path, mount) ||
-        !rm_turns_need(turns, scope, &need))
+        !rm_turns_need(turns, scope, body, &need))
         return NULL;
     /* before it is counted: there may be no memory for it */
     Turn *turn = turn_new(app);
@@ -378,7 +384,7 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
         Py_DECREF(turn);
         return PyDict_DelItem(scope, s_admitted), NULL;
     }
-    rm_turns_start(turns, lane, now, need, &turn->stay);
+    rm_turns_start(turns, lane, now, need, body, &turn->stay);
     turn->door = (Door *)Py_NewRef((PyObject *)self);
     self->in_flight++;
     self->entered++;
@@ -465,10 +471,12 @@ static void door_dealloc(Door *self)
 static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
 {
     (void)type;
-    static char *names[] = {"turns", "respond", "awaited", "after", "left", "renew", NULL};
+    static char *names[] = {"turns", "respond", "awaited", "after", "left", "renew", "short_body", NULL};
     PyObject *turns, *respond, *awaited, *after, *left, *renew;
+    long long short_body;
     if (!PyArg_ParseTupleAndKeywords(
-            args, options, "O!OOOOO:Door", names, rm_turns_type, &turns, &respond, &awaited, &after, &left, &renew))
+            args, options, "O!OOOOOL:Door", names, rm_turns_type, &turns, &respond, &awaited, &after, &left, &renew,
+            &short_body))
         return NULL;
     Door *self = PyObject_GC_New(Door, door_type);
     if (!self)
@@ -479,6 +487,7 @@ static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
     self->after = Py_NewRef(after);
     self->left = Py_NewRef(left);
     self->renew = Py_NewRef(renew);
+    self->short_body = short_body;
     self->thread = 0;
     self->in_flight = self->entered = 0;
     PyObject_GC_Track(self);

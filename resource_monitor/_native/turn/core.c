@@ -344,7 +344,7 @@ int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject 
     return found;
 }
 
-bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need)
+bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t body, int64_t *need)
 {
     *need = turns->cost;
     if (turns->priority_of) {
@@ -363,6 +363,9 @@ bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need)
         if (overflow || *need < 0)
             return false;
     }
+    if (*need > INT64_MAX - body)
+        return false;
+    *need += body;
     /* what a grant has is beyond what any priority leaves; a promise is another matter */
     if (!turns->tab)
         return *need == 0;
@@ -379,7 +382,7 @@ static void touch(Turns *turns, Lane *lane)
     }
 }
 
-void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *stay)
+void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, int64_t body, Stay *stay)
 {
     touch(turns, lane);
     if (!lane->started++)
@@ -400,9 +403,20 @@ void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *s
     stay->lane = lane;
     stay->began = now;
     stay->need = turns->tab ? need : 0;
+    stay->body = turns->tab ? body : 0;
     stay->spend = turns->spend;
     stay->epoch = turns->epoch;
     stay->lost = stay->answered = false;
+}
+
+/* Of what was promised `size` is not any more. */
+static void give_back(Stay *stay, int64_t size)
+{
+    Tab *tab = stay->turns->tab;
+    stay->need -= size;
+    tab->untold -= size;
+    if (stay->spend == stay->turns->spend)
+        tab->gross -= size;
 }
 
 void rm_stay_answered(Stay *stay)
@@ -414,6 +428,8 @@ void rm_stay_answered(Stay *stay)
         touch(stay->turns, stay->lane);
         stay->lane->answered++;
         stay->lane->unanswered++;
+        if (stay->body) /* who answers has read it, or never will */
+            give_back(stay, stay->body);
     }
 }
 
@@ -425,15 +441,12 @@ int rm_stay_leave(Stay *stay, bool quietly)
     if (!turns)
         return 0;
     rm_stay_answered(stay);
+    if (stay->need && stay->epoch == turns->epoch)
+        give_back(stay, stay->need);
     stay->turns = NULL;
     if (stay->epoch != turns->epoch) { /* of what was let in before a fork the child counts nothing */
         Py_DECREF(turns);
         return 0;
-    }
-    if (stay->need) {
-        turns->tab->untold -= stay->need;
-        if (stay->spend == turns->spend)
-            turns->tab->gross -= stay->need;
     }
     int64_t now = quietly && turns->clock ? stay->began : rm_turns_now(turns, INT64_MAX);
     if (now < 0) { /* a clock that fails tells no time */

@@ -120,7 +120,7 @@ typedef struct {
     Turns *turns;                       /* NULL: it is over */
     Lane *lane;
     int64_t began;
-    int64_t need;
+    int64_t need, body;                 /* what is promised; and how much of that for its body, until it answers */
     uint64_t spend;
     unsigned int epoch;
     bool lost, answered;
@@ -153,8 +153,9 @@ Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrow
 bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now);
 bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);        /* whether it still may */
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount);     /* -1: an error */
-bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t *need);    /* false, maybe with an error: Python decides */
-void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, Stay *stay);
+/* What a request with so long a `body` needs; false, maybe with an error: Python decides. */
+bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t body, int64_t *need);
+void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, int64_t body, Stay *stay);
 void rm_stay_answered(Stay *stay);
 /* `quietly`: without running Python, as where objects are collected. -1: an error; it is over all the same. */
 int rm_stay_leave(Stay *stay, bool quietly);

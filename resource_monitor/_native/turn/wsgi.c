@@ -3,6 +3,7 @@
  * One object is all that a request needs: what the app calls to start its answer, what the server iterates over and
  * closes, and what adapters find in the environ. What begins otherwise than with an answer is handed to Python. */
 
+#include "content_length.h"
 #include "spares.h"
 #include "turn.h"
 
@@ -12,7 +13,8 @@
 
 static PyTypeObject *gated_type, *response_type, *sized_type, *generator_type;
 static PyObject *s_method, *s_path, *s_script, *s_length, *s_coding, *s_admitted, *s_file_wrapper, *s_close, *s_len,
-    *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty;
+    *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty,
+    *s_input, *s_cut;
 
 /* An app behind a gate. */
 typedef struct {
@@ -24,6 +26,8 @@ typedef struct {
     PyObject *question;     /* the Ask for an environ */
     PyObject *served;       /* what is called when a request left while others wait */
     PyObject *renew;        /* what grants a lane again */
+    PyObject *take_in;      /* what the app reads a short body from, of the server's and its length */
+    int64_t short_body;     /* bytes: one that announces more is Python's */
 } Gated;
 
 typedef struct {
@@ -32,6 +36,7 @@ typedef struct {
     Stay stay;
     Gated *gated;
     PyObject *environ, *start_response;
+    PyObject *input;        /* NULL: no body */
     PyObject *pieces, *iterator, *close;
     PyObject *write;        /* the server's */
     PyObject *python;       /* what took over */
@@ -102,6 +107,19 @@ static int is_shed(Response *self)
     return found;
 }
 
+/* Whether the body ended before its end, so that nobody knows where the next request begins; -1: an error. */
+static int is_cut(Response *self)
+{
+    if (!self->input)
+        return 0;
+    PyObject *cut = PyObject_GetAttr(self->input, s_cut);
+    if (!cut)
+        return -1;
+    int found = cut != Py_None;
+    Py_DECREF(cut);
+    return found;
+}
+
 static PyObject *next_of_python(Response *self)
 {
     if (!self->iterator && !(self->iterator = PyObject_GetIter(self->python)))
@@ -152,7 +170,7 @@ static PyObject *response_next(Response *self)
         Py_CLEAR(piece);
     if (!piece) {
         self->ended = true;
-        if (self->stay.lost) {
+        if (self->stay.lost || is_cut(self) > 0) {
             /* what was given is sent by now, and nobody needs the rest */
             PyObject *done = response_close(self, NULL);
             Py_XDECREF(done);
@@ -176,6 +194,7 @@ static void let_go_of_request(Response *self)
 {
     Py_CLEAR(self->environ);
     Py_CLEAR(self->start_response);
+    Py_CLEAR(self->input);
     Py_CLEAR(self->write);
 }
 
@@ -184,6 +203,8 @@ static PyObject *response_close(Response *self, PyObject *unused)
     (void)unused;
     if (self->closed)
         Py_RETURN_NONE;
+    if (is_cut(self) > 0 && !adopted(self)) /* Python drops the rest */
+        return NULL;
     self->closed = true;
     PyObject *python = self->python, *close = self->close, *done;
     self->python = self->close = NULL;
@@ -340,6 +361,7 @@ static int response_traverse(Response *self, visitproc visit, void *arg)
     Py_VISIT(self->gated);
     Py_VISIT(self->environ);
     Py_VISIT(self->start_response);
+    Py_VISIT(self->input);
     Py_VISIT(self->pieces);
     Py_VISIT(self->iterator);
     Py_VISIT(self->close);
@@ -352,6 +374,7 @@ static int response_traverse(Response *self, visitproc visit, void *arg)
 static int response_clear(Response *self)
 {
     Py_CLEAR(self->environ);
+    Py_CLEAR(self->input);
     Py_CLEAR(self->start_response);
     Py_CLEAR(self->pieces);
     Py_CLEAR(self->iterator);
@@ -383,6 +406,7 @@ static PyMemberDef response_members[] = {
     {"shed", T_OBJECT, offsetof(Response, shed), 0, NULL},
     {"environ", T_OBJECT, offsetof(Response, environ), READONLY, NULL},
     {"start_response", T_OBJECT, offsetof(Response, start_response), READONLY, NULL},
+    {"input", T_OBJECT, offsetof(Response, input), READONLY, NULL},
     {"pieces", T_OBJECT, offsetof(Response, pieces), READONLY, NULL},
     {"close_pieces", T_OBJECT, offsetof(Response, close), READONLY, NULL},
     {"refusals", T_ULONGLONG, offsetof(Response, refusals), READONLY, NULL},
@@ -433,12 +457,17 @@ static PyObject *path_of(PyObject *environ, PyObject *key)
     return !characters || (PyUnicode_AsUTF8AndSize(path, &length) && length == characters) ? path : NULL;
 }
 
-static bool without_body(PyObject *environ)
+/* How many bytes of body an environ announces; -1: more than `most`, or nobody knows. */
+static int64_t body_of(PyObject *environ, int64_t most)
 {
     if (PyDict_GetItemWithError(environ, s_coding))
-        return false;
-    PyObject *length = PyDict_GetItemWithError(environ, s_length);
-    return !length || (PyUnicode_CheckExact(length) && (PyUnicode_GetLength(length) == 0 || RM_IS(length, "0")));
+        return -1;
+    PyObject *announced = PyDict_GetItemWithError(environ, s_length);
+    if (!announced)
+        return 0;
+    Py_ssize_t length;
+    const char *text = PyUnicode_CheckExact(announced) ? PyUnicode_AsUTF8AndSize(announced, &length) : NULL;
+    return text ? length ? rm_content_length(text, (size_t)length, most) : 0 : -1;
 }
 
 /* A request's Response, or NULL without an error where Python has to decide. */
@@ -449,13 +478,15 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
         return NULL;
     PyObject *method = PyDict_GetItemWithError(environ, s_method), *path = path_of(environ, s_path),
              *mount = path_of(environ, s_script);
-    if (!method || !path || !mount || !PyUnicode_CheckExact(method) ||
-        RM_IS(method, "OPTIONS") || !without_body(environ))
+    int64_t body = body_of(environ, self->short_body);
+    PyObject *unread = body > 0 ? PyDict_GetItemWithError(environ, s_input) : NULL;
+    if (!method || !path || !mount || !PyUnicode_CheckExact(method) || RM_IS(method, "OPTIONS") || body < 0 ||
+        (body && !unread))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
     int64_t now, need = 0;
     if (!lane || !rm_turns_open(turns, lane, self->renew, &now) || rm_turns_is_exempt(turns, lane, path, mount) ||
-        !rm_turns_need(turns, environ, &need))
+        !rm_turns_need(turns, environ, body, &need))
         return NULL;
     Response *response = response_new();
     if (!response)
@@ -466,7 +497,9 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
     response->start_response = Py_NewRef(start_response);
     response->refusals = rm_refusals();
     PyObject_GC_Track(response);
-    if (PyDict_SetItem(environ, s_admitted, (PyObject *)response) || !rm_turns_ready(turns, lane, now)) {
+    bool failed = body && !(response->input = PyObject_CallFunction(self->take_in, "OL", unread, (long long)body));
+    if (failed || PyDict_SetItem(environ, s_admitted, (PyObject *)response) || !rm_turns_ready(turns, lane, now) ||
+        (body && PyDict_SetItem(environ, s_input, response->input))) {
         PyObject *kind, *value, *trace;
         PyErr_Fetch(&kind, &value, &trace);
         if (PyDict_DelItem(environ, s_admitted))
@@ -475,7 +508,7 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
         Py_DECREF(response);
         return NULL;
     }
-    rm_turns_start(turns, lane, now, need, &response->stay);
+    rm_turns_start(turns, lane, now, need, body, &response->stay);
     return response;
 }
 
@@ -572,8 +605,11 @@ static PyObject *gated_call(Gated *self, PyObject *args, PyObject *options)
 
 static PyObject *gated_use(Gated *self, PyObject *args)
 {
-    PyObject *turns, *asked, *adopt, *question, *served, *renew;
-    if (!PyArg_ParseTuple(args, "O!OOOOO:use", rm_turns_type, &turns, &asked, &adopt, &question, &served, &renew))
+    PyObject *turns, *asked, *adopt, *question, *served, *renew, *take_in;
+    long long short_body;
+    if (!PyArg_ParseTuple(
+            args, "O!OOOOOOL:use", rm_turns_type, &turns, &asked, &adopt, &question, &served, &renew, &take_in,
+            &short_body))
         return NULL;
     if (self->turns) {
         PyErr_SetString(PyExc_RuntimeError, "The app is behind a gate already.");
@@ -585,6 +621,8 @@ static PyObject *gated_use(Gated *self, PyObject *args)
     self->question = Py_NewRef(question);
     self->served = Py_NewRef(served);
     self->renew = Py_NewRef(renew);
+    self->take_in = Py_NewRef(take_in);
+    self->short_body = short_body;
     Py_RETURN_NONE;
 }
 
@@ -598,6 +636,7 @@ static int gated_traverse(Gated *self, visitproc visit, void *arg)
     Py_VISIT(self->question);
     Py_VISIT(self->served);
     Py_VISIT(self->renew);
+    Py_VISIT(self->take_in);
     return 0;
 }
 
@@ -609,6 +648,7 @@ static int gated_clear(Gated *self)
     Py_CLEAR(self->question);
     Py_CLEAR(self->served);
     Py_CLEAR(self->renew);
+    Py_CLEAR(self->take_in);
     return 0;
 }
 
@@ -650,7 +690,7 @@ bool rm_wsgi_init(PyObject *module)
         {&s_length, "CONTENT_LENGTH"}, {&s_coding, "HTTP_TRANSFER_ENCODING"},
         {&s_admitted, "resource_monitor.admitted"}, {&s_file_wrapper, "wsgi.file_wrapper"}, {&s_close, "close"},
         {&s_len, "__len__"}, {&s_start, "_start"}, {&s_withhold, "_withhold"}, {&s_hand_over, "_hand_over"},
-        {&s_shed, "_shed"}, {&s_takes_over, "takes_over"}, {&s_empty, ""},
+        {&s_shed, "_shed"}, {&s_takes_over, "takes_over"}, {&s_empty, ""}, {&s_input, "wsgi.input"}, {&s_cut, "cut"},
     };
     for (size_t at = 0; at < sizeof texts / sizeof *texts; at++)
         if (!(*texts[at].where = PyUnicode_InternFromString(texts[at].text)))
