@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from benchmarks.overload.asgi import App, Receive, Scope, Send
+from benchmarks.overload.asgi import App, Message, Receive, Scope, Send
 
 WSGIApp = Callable[..., Iterable[bytes]]
 
@@ -18,6 +18,19 @@ class NoOp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.app(scope, receive, send)
+
+
+class SendingNoOp:
+    """The least of one that has to see the answer, as those for CORS, compression and request ids have."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_on(message: Message) -> None:
+            await send(message)
+
+        await self.app(scope, receive, send_on)
 
 
 class WSGINoOp:

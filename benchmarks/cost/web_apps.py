@@ -45,6 +45,12 @@ def asgi_no_op() -> Any:
     return NoOp(asgi())
 
 
+def asgi_sending_no_op() -> Any:
+    from benchmarks.cost.no_op import SendingNoOp
+
+    return SendingNoOp(asgi())
+
+
 def wsgi() -> Any:
     from flask import Flask, request
 

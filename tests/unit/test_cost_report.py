@@ -168,11 +168,16 @@ def test_a_tenth_more_is_accepted_and_what_is_above_is_told():
     assert problem.startswith("asgi refused: 1,111 instructions a request, +11.1% on the 1,000 that were accepted")
 
 
+def test_a_kind_for_which_nothing_was_accepted_is_told():
+    [problem] = compare(ACCEPTED | {"asgi new": 1.0}, ACCEPTED)
+    assert problem == "asgi new: nothing was accepted for it yet; do so with --accept."
+
+
 def test_what_the_bare_app_takes_more_is_not_the_middlewares():
     slower = {kind: 1.2 * count for kind, count in ACCEPTED.items() if kind.startswith("wsgi")}
     assert compare(ACCEPTED | slower, ACCEPTED) == []
-    [problem] = compare(ACCEPTED | slower | {"wsgi bare": 50.0, "wsgi refused": 1000.0}, ACCEPTED)
-    assert problem.startswith("wsgi admitted")
+    problems = compare(ACCEPTED | slower | {"wsgi bare": 50.0, "wsgi refused": 1000.0}, ACCEPTED)
+    assert [problem.partition(":")[0] for problem in problems] == ["wsgi admitted", "wsgi with a body"]
 
 
 def test_figures_are_kept_by_version_of_python(tmp_path: Path):
