@@ -20,7 +20,7 @@ from resource_monitor.middleware.asgi_loops import running_loop
 from resource_monitor.middleware.asgi_rest import Rest
 from resource_monitor.middleware.asgi_waiting import WatchedReceive, wait_by_polling
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
+from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake, short_body
 from resource_monitor.middleware.environment import settle
 from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
@@ -131,10 +131,8 @@ class MemoryBackpressureMiddleware(Doorway):
             return None
         if here is None or here.loop is not loop:
             here = self._here = OnLoop(self._gate, loop)
-            short_body = READ_AHEAD if self._gate.max_body is None else min(READ_AHEAD, self._gate.max_body)
-            self.door = Door(
-                self._gate.turns, self._respond, _awaited, self._after, here.room.left, here.renew, short_body
-            )
+            short, gate = short_body(self._gate.max_body), self._gate
+            self.door = Door(gate.turns, self._respond, _awaited, self._after, here.room.left, here.renew, short)
             here.look_at(self.door)
         return here
 

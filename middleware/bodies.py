@@ -40,6 +40,12 @@ def content_length(value: bytes | str | None) -> int | None:
     return min(int(value), _HUGE) if len(value) < 20 else _HUGE
 
 
+def short_body(max_body: int | None) -> int:
+    """How many bytes of body a request may announce and start unasked: they are kept room for until its answer begins,
+    and are read without asking."""
+    return _PIECE if max_body is None else min(_PIECE, max_body)
+
+
 class Body:
     """How much of one body came, and how much is to come; ``announced`` is ``None`` when that is unknown. Bytes."""
 

@@ -15,7 +15,7 @@ from resource_monitor.admission import Reason
 from resource_monitor.guard import thread_refusals
 from resource_monitor.middleware.admitted import ADMITTED, Admitted
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake
+from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake, short_body
 from resource_monitor.middleware.environment import settle
 from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
@@ -25,7 +25,6 @@ from resource_monitor.middleware.responses import Answer
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.middleware.steps import app_runs
 from resource_monitor.middleware.wsgi_input import (
-    PIECE,
     Connection,
     Input,
     Readable,
@@ -53,10 +52,8 @@ class GatedApp(_turn.Gated):
         self.app = app
         self.gate = gate
         self._threads = WaitingThreads(gate)
-        short_body = PIECE if gate.max_body is None else min(PIECE, gate.max_body)
-        self.use(
-            gate.turns, self._ask, self._adopt, self._question, self._threads.serve, gate.renew, short_input, short_body
-        )
+        short, serve = short_body(gate.max_body), self._threads.serve
+        self.use(gate.turns, self._ask, self._adopt, self._question, serve, gate.renew, short_input, short)
 
     def _ask(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate, body = self.gate, body_of(environ)
