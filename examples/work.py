@@ -61,9 +61,9 @@ class Job:
             del objects
 
 
-def touched(mb: float) -> bytearray:
+def touched(mb: float) -> bytes:
     """A block whose every page was written: memory that is only reserved is not charged to any limit."""
-    return bytearray(b"x") * int(mb * 1_000_000)
+    return b"x" * int(mb * 1_000_000)
 
 
 def _number(query: Mapping[str, str], name: str) -> float:
