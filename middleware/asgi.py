@@ -131,7 +131,8 @@ class MemoryBackpressureMiddleware(Doorway):
             return None
         if here is None or here.loop is not loop:
             here = self._here = OnLoop(self._gate, loop)
-            short, gate = short_body(self._gate.max_body), self._gate
+            gate = self._gate
+            short = short_body(gate.max_body)
             self.door = Door(gate.turns, self._respond, _awaited, self._after, here.room.left, here.renew, short)
             here.look_at(self.door)
         return here

@@ -63,8 +63,7 @@ class Body:
             return 0
         if self.announced is None:
             return min(max(self.came, _PIECE), _MOST_AHEAD)
-        rest = self.announced - self.came
-        return rest if rest > 0 else 0
+        return max(0, self.announced - self.came)
 
     def exceeds(self, max_body: int | None) -> bool:
         """Whether it is known to be larger than ``max_body``."""

@@ -278,13 +278,15 @@ class Gate:
         ledger = None if promised else self._ledger
         if ledger is not None and admitted.promise is not None:
             wanted -= admitted.promise.size
+
+        def beyond(headroom: int) -> int:
+            return (headroom if ledger is None else ledger.left(headroom)) - wanted
+
         try:
-            headroom = self.readings.read()
-            room = (headroom if ledger is None else ledger.left(headroom)) - wanted
+            room = beyond(self.readings.read())
             if room < 0:
                 assert self.readings.monitor is not None  # it was read a moment ago
-                headroom = self.readings.monitor.relieve()
-                room = (headroom if ledger is None else ledger.left(headroom)) - wanted
+                room = beyond(self.readings.monitor.relieve())
         except ProbeError as error:
             return 0 if self._undecided(error) else -1
         return room

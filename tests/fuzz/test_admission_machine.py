@@ -13,13 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from granted import door
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from machine import MIB, Clock, Machine, Service
 
 from resource_monitor import reservation, sampling
-from resource_monitor._native._turn import Door, Turn
+from resource_monitor._native._turn import Turn
 from resource_monitor.admission import Learned, Priority, Reason, Route
 from resource_monitor.errors import MemoryPressure
 from resource_monitor.middleware import gate as gates
@@ -99,10 +100,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             request_cost=request_cost,
         )
         self.cost = request_cost
-        self.door = Door(
-            self.gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None, self.gate.renew, 1 << 16
-        )
-        self.door.open()
+        self.door = door(self.gate)
 
     # --- requests ---
 

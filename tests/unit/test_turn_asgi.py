@@ -17,7 +17,7 @@ from machine import Service
 
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import ADMITTED, MemoryBackpressureMiddleware, gate
-from resource_monitor.middleware.asgi_body import READ_AHEAD
+from resource_monitor.middleware.bodies import short_body
 from resource_monitor.middleware.lag import Heartbeat
 
 Message = dict[str, Any]
@@ -107,15 +107,18 @@ def test_the_app_gets_the_server_s_own_scope_and_receive(service: Service) -> No
     assert got[2]["type"] == "http.request"
 
 
+SHORT = short_body(None)
+
+
 @pytest.mark.parametrize(
     ("length", "max_body", "comes"),
     [
         (1, None, True),
-        (READ_AHEAD, None, True),
-        (READ_AHEAD + 1, None, False),
+        (SHORT, None, True),
+        (SHORT + 1, None, False),
         (1000, 1000, True),
         (1001, 1000, False),
-        (READ_AHEAD + 1, READ_AHEAD + 1, False),
+        (SHORT + 1, SHORT + 1, False),
     ],
 )
 def test_what_announces_a_short_body_comes_in_unasked(

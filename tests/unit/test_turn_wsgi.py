@@ -15,11 +15,12 @@ from machine import Service
 from resource_monitor._native._turn import Response, SizedResponse
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import ADMITTED, WSGIMemoryBackpressureMiddleware
-from resource_monitor.middleware.wsgi_input import PIECE
+from resource_monitor.middleware.bodies import short_body
 
 Environ = dict[str, Any]
 Responses = (Response, SizedResponse)
 INPUT = {"wsgi.input": io.BytesIO()}
+SHORT = short_body(None)
 
 pytestmark = pytest.mark.usefixtures("every_class_known_and_no_real_guard", "in_the_server")
 
@@ -98,7 +99,7 @@ def test_the_app_answers(service: Service) -> None:
     "request_",
     [
         environ(CONTENT_LENGTH="1"),  # and nothing to read it from
-        environ(CONTENT_LENGTH=str(PIECE + 1), **INPUT),
+        environ(CONTENT_LENGTH=str(SHORT + 1), **INPUT),
         environ(CONTENT_LENGTH="9" * 40, **INPUT),
         environ(CONTENT_LENGTH="-1", **INPUT),
         environ(CONTENT_LENGTH="1a", **INPUT),
@@ -158,7 +159,7 @@ def knowing_posts(service: Service, app: Any, **options: Any) -> WSGIMemoryBackp
     return middleware
 
 
-@pytest.mark.parametrize("length", [1, PIECE])
+@pytest.mark.parametrize("length", [1, SHORT])
 def test_a_short_body_is_read_as_the_servers_and_no_further(service: Service, length: int) -> None:
     middleware, unread, server = knowing_posts(service, reads), Unread(b"x" * length), Server()
     request = upload(unread, length)
@@ -193,22 +194,21 @@ def raises(environ: Environ, start_response: Any) -> list[bytes]:
     raise MemoryError
 
 
-def answers_500(environ: Environ, start_response: Any) -> list[bytes]:
-    try:
-        return reads(environ, start_response)
-    except MemoryError:
-        pass
-    start_response("500 Internal Server Error", [])
-    return [b"oops"]
+def answering(status: str) -> Any:
+    """An app that answers by itself where it could not read."""
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        try:
+            return reads(environ, start_response)
+        except MemoryError:
+            pass
+        start_response(status, [])
+        return [b"no"]
+
+    return app
 
 
-def answers_by_itself(environ: Environ, start_response: Any) -> Iterable[bytes]:
-    try:
-        return reads(environ, start_response)
-    except MemoryError:
-        pass
-    start_response("507 Insufficient Storage", [])
-    return [b"no"]
+answers_500, answers_by_itself = answering("500 Internal Server Error"), answering("507 Insufficient Storage")
 
 
 def answers_in_pieces(environ: Environ, start_response: Any) -> Iterator[bytes]:
@@ -234,6 +234,22 @@ def test_the_rest_of_a_short_body_is_dropped_where_its_request_is_lost(
     assert isinstance(request[ADMITTED], Responses)
     assert server.status == status
     assert unread.tell() == 700
+    assert middleware.statistics().in_flight == 0
+
+
+def test_one_whose_rest_cannot_be_dropped_for_want_of_memory_is_over_all_the_same(service: Service) -> None:
+    class Short(WSGIMemoryBackpressureMiddleware):
+        def _adopt(self, begun: Any) -> Any:
+            raise MemoryError
+
+    middleware, server = Short(answer, monitor=service.monitor), Server()
+    for method in ("GET", "POST"):
+        Server().serve(middleware, environ(method=method))
+    middleware.app = answers_by_itself
+    request = upload(Unread(broken=True))
+    server.serve(middleware, request)
+    assert isinstance(request[ADMITTED], Responses)
+    assert server.status == "507 Insufficient Storage"
     assert middleware.statistics().in_flight == 0
 
 

@@ -410,13 +410,12 @@ void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, int64_t
 }
 
 /* Of what was promised `size` is not any more. */
-static void give_back(Stay *stay, int64_t size)
+static void give_back(Turns *turns, Stay *stay, int64_t size)
 {
-    Tab *tab = stay->turns->tab;
     stay->need -= size;
-    tab->untold -= size;
-    if (stay->spend == stay->turns->spend)
-        tab->gross -= size;
+    turns->tab->untold -= size;
+    if (stay->spend == turns->spend)
+        turns->tab->gross -= size;
 }
 
 void rm_stay_answered(Stay *stay)
@@ -429,7 +428,7 @@ void rm_stay_answered(Stay *stay)
         stay->lane->answered++;
         stay->lane->unanswered++;
         if (stay->body) /* who answers has read it, or never will */
-            give_back(stay, stay->body);
+            give_back(stay->turns, stay, stay->body);
     }
 }
 
@@ -441,13 +440,13 @@ int rm_stay_leave(Stay *stay, bool quietly)
     if (!turns)
         return 0;
     rm_stay_answered(stay);
-    if (stay->need && stay->epoch == turns->epoch)
-        give_back(stay, stay->need);
     stay->turns = NULL;
     if (stay->epoch != turns->epoch) { /* of what was let in before a fork the child counts nothing */
         Py_DECREF(turns);
         return 0;
     }
+    if (stay->need)
+        give_back(turns, stay, stay->need);
     int64_t now = quietly && turns->clock ? stay->began : rm_turns_now(turns, INT64_MAX);
     if (now < 0) { /* a clock that fails tells no time */
         failed = -1;

@@ -13,8 +13,8 @@
 
 static PyTypeObject *gated_type, *response_type, *sized_type, *generator_type;
 static PyObject *s_method, *s_path, *s_script, *s_length, *s_coding, *s_admitted, *s_file_wrapper, *s_close, *s_len,
-    *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty,
-    *s_input, *s_cut;
+    *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty, *s_input,
+    *s_cut;
 
 /* An app behind a gate. */
 typedef struct {
@@ -94,31 +94,24 @@ static bool withheld(Response *self)
     return false;
 }
 
-/* Whether Python withholds the answer; -1: an error. */
-static int is_shed(Response *self)
+/* Whether something is there under a name of what may not be there itself; -1: an error. */
+static int is_set(PyObject *owner, PyObject *name)
 {
-    if (!self->python)
+    if (!owner)
         return 0;
-    PyObject *shed = PyObject_GetAttr(self->python, s_shed);
-    if (!shed)
+    PyObject *value = PyObject_GetAttr(owner, name);
+    if (!value)
         return -1;
-    int found = shed != Py_None;
-    Py_DECREF(shed);
+    int found = value != Py_None;
+    Py_DECREF(value);
     return found;
 }
 
+/* Whether Python withholds the answer; -1: an error. */
+static int is_shed(Response *self) { return is_set(self->python, s_shed); }
+
 /* Whether the body ended before its end, so that nobody knows where the next request begins; -1: an error. */
-static int is_cut(Response *self)
-{
-    if (!self->input)
-        return 0;
-    PyObject *cut = PyObject_GetAttr(self->input, s_cut);
-    if (!cut)
-        return -1;
-    int found = cut != Py_None;
-    Py_DECREF(cut);
-    return found;
-}
+static int is_cut(Response *self) { return is_set(self->input, s_cut); }
 
 static PyObject *next_of_python(Response *self)
 {
@@ -203,8 +196,10 @@ static PyObject *response_close(Response *self, PyObject *unused)
     (void)unused;
     if (self->closed)
         Py_RETURN_NONE;
-    if (is_cut(self) > 0 && !adopted(self)) /* Python drops the rest */
-        return NULL;
+    /* Python drops the rest of a body that was cut; where there is no memory for that, the request is over all the same */
+    int cut = is_cut(self);
+    if (cut < 0 || (cut && !adopted(self)))
+        PyErr_Clear();
     self->closed = true;
     PyObject *python = self->python, *close = self->close, *done;
     self->python = self->close = NULL;
