@@ -120,9 +120,9 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.held.append(Held(answer, path, 0 if answer.exempt else need, answered=answer.exempt))
             return
         assert path != "/livez"
-        if answer is Reason.MEMORY:  # what stands is what admission says
+        if answer is Reason.MEMORY:  # what stands is what admission says, which names a cap first where one binds
             gate._standing = Standing()
-            assert gate.attempt(ask) is Reason.MEMORY
+            assert gate.attempt(ask) is (self.binding_cap(path, priority) or Reason.MEMORY)
         if gives_up:
             return
         self.shed += 1
@@ -349,6 +349,13 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def route_of(self, held: Held) -> Route | None:
         return None if held.admitted.exempt else self.gate._routes.find("GET", held.path)
+
+    def binding_cap(self, path: str, priority: Priority) -> Reason | None:
+        admission, route = self.gate._admission, self.gate._routes.find("GET", path)
+        if self.max_in_flight is not None and admission.in_flight >= self.max_in_flight:
+            return Reason.IN_FLIGHT
+        slow = admission.cap is not None and route.in_flight and admission.in_flight >= admission.cap
+        return Reason.LATENCY if slow and priority is not Priority.CRITICAL else None
 
     @property
     def headroom(self) -> int:
