@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import plain_http
 from child_cgroup import ChildCgroup
 from machine import MIB
 from programs import MakeCgroup, Server, serve
@@ -37,7 +37,7 @@ class Service:
         """Returns when the change has been noticed, which takes a monitor's full interval."""
         self.cgroup.set_limit(limit)
         for _ in range(500):
-            if httpx.get(self.url).status_code == status:
+            if plain_http.get(self.url).status_code == status:
                 return
             time.sleep(0.02)
         raise AssertionError(f"never {status}\n{''.join(self.server.log)}")

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-import httpx
+import plain_http
 import pytest
 from machine import MIB
 from programs import MakeCgroup, burst, preloaded, serve, uvicorn
@@ -19,7 +19,7 @@ SERVERS = {
 def wait_for_200(url: str) -> bool:
     """Admission opens again once the memory of the burst has been given back."""
     for _ in range(500):
-        if httpx.get(url).status_code == 200:
+        if plain_http.get(url).status_code == 200:
             return True
         time.sleep(0.02)
     return False

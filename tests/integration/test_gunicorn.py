@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
+import plain_http
 import pytest
 from machine import MIB
 from services import HERE, ROOMY, Service, StartService
@@ -16,7 +17,7 @@ BODY = b"x" * 200_000
 
 
 def test_a_refusal_is_a_whole_answer(wsgi: Service) -> None:
-    answer = httpx.get(wsgi.url)
+    answer = plain_http.get(wsgi.url)
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert int(answer.headers["content-length"]) == len(answer.content)
@@ -91,18 +92,18 @@ def test_when_threads_wait_others_are_left_to_answer_liveness_probes(start: Star
     service.cgroup.set_limit(ROOMY)
 
     def health() -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{service.url}/health").json()
+        found: dict[str, Any] = plain_http.get(f"{service.url}/health").json()
         return found
 
     with ThreadPoolExecutor() as pool:
-        held = [pool.submit(httpx.get, f"{service.url}/hold", timeout=60)]
+        held = [pool.submit(plain_http.get, f"{service.url}/hold", timeout=60)]
         while health()["in_flight"] < 2:  # it and the probe
             time.sleep(0.01)
-        held += [pool.submit(httpx.get, f"{service.url}/hold", timeout=60) for _ in range(2)]
+        held += [pool.submit(plain_http.get, f"{service.url}/hold", timeout=60) for _ in range(2)]
         while health()["waiting"] < 2:
             time.sleep(0.01)
-        assert httpx.get(f"{service.url}/hold").status_code == 503
-        assert httpx.get(f"{service.url}/live").text == "released"
+        assert plain_http.get(f"{service.url}/hold").status_code == 503
+        assert plain_http.get(f"{service.url}/live").text == "released"
         assert [answer.result().text for answer in held] == ["held"] * 3
     assert health()["waiting"] == 0
 
@@ -111,8 +112,8 @@ def test_when_threads_wait_others_are_left_to_answer_liveness_probes(start: Star
 def test_files_are_still_sent_by_the_kernel(start: StartService, worker: str) -> None:
     service = start(*gunicorn("make(max_body='1MiB')", "-k", worker))
     service.cgroup.set_limit(ROOMY)
-    assert httpx.get(f"{service.url}/file").text == (HERE / "wsgi_apps.py").read_text()
-    found = httpx.get(f"{service.url}/health").json()
+    assert plain_http.get(f"{service.url}/file").text == (HERE / "wsgi_apps.py").read_text()
+    found = plain_http.get(f"{service.url}/health").json()
     assert (found["sent_by_the_kernel"], found["in_flight"]) == ([True], 1)  # the probe itself
 
 
@@ -138,4 +139,4 @@ def test_a_chunked_upload_is_refused_and_the_connection_lives_on(wsgi: Service) 
 
 def test_with_room_again_everything_is_answered(wsgi: Service) -> None:
     wsgi.empty()
-    assert httpx.post(f"{wsgi.url}/count", content=BODY).text == "200000"
+    assert plain_http.post(f"{wsgi.url}/count", content=BODY).text == "200000"

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 import httpx
+import plain_http
 import pytest
 from child_cgroup import ChildCgroup
 from machine import MIB
@@ -38,20 +39,20 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def status(service: Service, path: str) -> int:
-    return httpx.get(f"{service.url}{path}").status_code
+    return plain_http.get(f"{service.url}{path}").status_code
 
 
 def test_a_service_that_sheds_is_alive_but_not_ready_until_it_has_room_again(probed: Service) -> None:
     assert status(probed, "/") == 503
     assert status(probed, "/health/readyz") == 503
     assert [status(probed, path) for path in ("/health/livez", "/health/")] == [200, 200]
-    told = httpx.get(f"{probed.url}/health/readyz?verbose").json()
+    told = plain_http.get(f"{probed.url}/health/readyz?verbose").json()
     assert (told["status"], told["pressure"], told["shed"]) == ("not ready", "shedding", {"memory": 1})
     assert told["memory"]["limit"] == "128.0 MiB"
     probed.cgroup.set_limit(ROOMY)
     # from here on nobody asks for anything else
     until(lambda: status(probed, "/health/readyz") == 200)
-    assert httpx.get(f"{probed.url}/health/readyz?verbose").json()["pressure"] != "shedding"
+    assert plain_http.get(f"{probed.url}/health/readyz?verbose").json()["pressure"] != "shedding"
     assert status(probed, "/") == 200
 
 
@@ -66,9 +67,9 @@ def test_a_service_that_sheds_is_alive_but_not_ready_until_it_has_room_again(pro
 )
 def test_alone_under_a_server_it_follows_memory(start: StartService, server: tuple[str, ...]) -> None:
     service = start(*server)
-    assert httpx.get(f"{service.url}/readyz").text == "not ready\n"
-    assert httpx.get(f"{service.url}/").text == "ok\n"
-    assert httpx.head(f"{service.url}/readyz").status_code == 503
+    assert plain_http.get(f"{service.url}/readyz").text == "not ready\n"
+    assert plain_http.get(f"{service.url}/").text == "ok\n"
+    assert plain_http.head(f"{service.url}/readyz").status_code == 503
     service.cgroup.set_limit(ROOMY)
     until(lambda: status(service, "/readyz") == 200)
     service.cgroup.set_limit(FULL)
@@ -81,15 +82,15 @@ def test_alone_under_a_server_it_follows_memory(start: StartService, server: tup
 def fill_with_leaks(server: Server) -> None:
     """Leak until everything is refused."""
     for _ in range(1000):
-        if httpx.get(f"{server.url}/leak").status_code == 503:
+        if plain_http.get(f"{server.url}/leak").status_code == 503:
             break
-    assert httpx.get(server.url).status_code == 503
+    assert plain_http.get(server.url).status_code == 503
 
 
 def answers(server: Server, path: str = "/") -> str | None:
     """The pid of the worker that answers, ``None`` while none does."""
     try:
-        answer = httpx.get(f"{server.url}{path}", timeout=60)
+        answer = plain_http.get(f"{server.url}{path}", timeout=60)
     except httpx.TransportError:
         return None
     return answer.text if answer.status_code == 200 else None

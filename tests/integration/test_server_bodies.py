@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import plain_http
 import psutil
 import pytest
 import trustme
@@ -160,7 +161,7 @@ class SlowClient:
 def until(service: Service, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     """The statistics when they are as they have to become."""
     for _ in range(3000):
-        found: dict[str, Any] = httpx.get(f"{service.url}/health").json()
+        found: dict[str, Any] = plain_http.get(f"{service.url}/health").json()
         if condition(found):
             return found
         time.sleep(0.02)

@@ -3,6 +3,7 @@
 import asyncio
 
 import httpx
+import plain_http
 import pytest
 from programs import uvicorn
 from services import Service, StartService
@@ -11,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 
 
 def test_a_refusal_is_a_whole_answer(asgi: Service) -> None:
-    answer = httpx.get(asgi.url)
+    answer = plain_http.get(asgi.url)
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"
@@ -53,18 +54,18 @@ def test_a_refused_upload_is_answered(asgi: Service) -> None:
 
 
 def test_liveness_is_answered_all_the_time(asgi: Service) -> None:
-    assert httpx.get(f"{asgi.url}/livez").text == "hello"
+    assert plain_http.get(f"{asgi.url}/livez").text == "hello"
 
 
 def test_with_room_again_everything_is_answered(asgi: Service) -> None:
-    assert httpx.get(asgi.url).status_code == 503
+    assert plain_http.get(asgi.url).status_code == 503
     asgi.empty()
-    assert httpx.post(f"{asgi.url}/count", content=b"x" * 200_000).text == "200000"
+    assert plain_http.post(f"{asgi.url}/count", content=b"x" * 200_000).text == "200000"
 
 
 def test_shedding_is_logged_once(asgi: Service) -> None:
     for _ in range(5):
-        assert httpx.get(asgi.url).status_code == 503
+        assert plain_http.get(asgi.url).status_code == 503
     logged = [line for line in asgi.server.log if "Shedding:" in line]
     assert len(logged) == 1
 
