@@ -1,8 +1,8 @@
 """The ASGI adapter: pure ASGI, for Starlette, FastAPI and every other ASGI app.
 
 Owns the answer; ``asgi_waiting`` owns the waiting before it, ``asgi_body`` the receiving of the body, ``asgi_rest``
-what becomes of a refused one, ``on_loop`` what belongs to the event loop. A request without a body that starts under a
-grant is ``_native/turn``'s, and comes back here only when it fails.
+what becomes of a refused one, ``on_loop`` what belongs to the event loop. A request that starts under a grant, with no
+body or none that is long for the room there is, is ``_native/turn``'s, and comes back here only when it fails.
 """
 
 from __future__ import annotations
@@ -15,12 +15,20 @@ from typing import Any, Unpack
 from resource_monitor._native._turn import Door, Doorway, Turn, through_door
 from resource_monitor.admission import Reason
 from resource_monitor.middleware.admitted import ADMITTED, Admitted
-from resource_monitor.middleware.asgi_body import READ_AHEAD, BodyReceive, Message, Receive, body_of
+from resource_monitor.middleware.asgi_body import (
+    READ_AHEAD,
+    BodyReceive,
+    CountedReceive,
+    Message,
+    Receive,
+    body_of,
+    unread,
+)
 from resource_monitor.middleware.asgi_loops import running_loop
 from resource_monitor.middleware.asgi_rest import Rest
 from resource_monitor.middleware.asgi_waiting import WatchedReceive, wait_by_polling
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake, short_body
+from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake, most_body
 from resource_monitor.middleware.environment import settle
 from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
@@ -132,8 +140,16 @@ class MemoryBackpressureMiddleware(Doorway):
         if here is None or here.loop is not loop:
             here = self._here = OnLoop(self._gate, loop)
             gate = self._gate
-            short = short_body(gate.max_body)
-            self.door = Door(gate.turns, self._respond, _awaited, self._after, here.room.left, here.renew, short)
+            self.door = Door(
+                gate.turns,
+                self._respond,
+                _awaited,
+                self._after,
+                here.room.left,
+                here.renew,
+                CountedReceive,
+                most_body(gate.max_body),
+            )
             here.look_at(self.door)
         return here
 
@@ -152,12 +168,12 @@ class MemoryBackpressureMiddleware(Doorway):
             return None
         # the next admission must find the memory free
         let_go(error)
-        return None if response.started else self._refuse(shed, None, scope, receive, send)
+        return None if response.started else self._refuse_started(shed, scope, receive, send)
 
     def _respond(self, turn: Turn, send: Send, scope: Scope, receive: Receive) -> _Response:
         """What sends the answer of a request that may have to be refused after all."""
         turn.ask = self._question(scope, None)
-        refuse = partial(self._refuse, body=None, scope=scope, receive=receive)
+        refuse = partial(self._refuse_started, scope=scope, receive=receive)
         return _Response(send, turn, self._gate, refuse, started=turn.started)
 
     async def _run(
@@ -181,6 +197,11 @@ class MemoryBackpressureMiddleware(Doorway):
                 raise
             return shed
         return None if response.started else response.withheld
+
+    async def _refuse_started(self, shed: Shed, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse what started unasked, whose app got ``receive``."""
+        body, server = unread(receive)
+        await self._refuse(shed, body, scope, server, send)
 
     async def _refuse(self, shed: Shed, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":

@@ -37,6 +37,29 @@ def body_of(scope: MutableMapping[str, Any]) -> Body | None:
     return None if announced == 0 else Body(announced)
 
 
+class CountedReceive:
+    """The ``receive`` of an app that gets a body which is kept room for: knows what came of it, for whoever has to
+    refuse the request after all."""
+
+    __slots__ = ("body", "server")
+
+    def __init__(self, server: Receive, announced: int) -> None:
+        self.server = server
+        self.body = Body(announced)
+
+    async def __call__(self) -> Message:
+        message = await self.server()
+        if message["type"] == "http.request":
+            self.body.came += len(message.get("body", b""))
+            self.body.ended = not message.get("more_body", False)
+        return message
+
+
+def unread(receive: Receive) -> tuple[Body | None, Receive]:
+    """What is known of the body that ``receive`` is for, and the server's own."""
+    return (receive.body, receive.server) if isinstance(receive, CountedReceive) else (None, receive)
+
+
 class BodyReceive:
     """The ``receive`` of an app that gets a body: waits, and with it the client does, while there is no room."""
 

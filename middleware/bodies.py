@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 
+from resource_monitor._native._turn import BODY_PART
 from resource_monitor.admission import Reason
 from resource_monitor.errors import MemoryPressure, ResourceMonitorError
 from resource_monitor.middleware.admitted import Admitted
@@ -21,9 +22,9 @@ POLL = 0.015
 
 # What servers read at once, so that the next piece may well be there already: uvicorn and gunicorn read 64 KiB.
 _PIECE = 1 << 16
-# Where there is room, so many bytes may come without asking again, but no more than this part of the room: several
+# Where there is room, so many bytes may come without asking again, but no more than BODY_PART of the room: several
 # dozen bodies that come together take a tenth of it unasked, for as long as which they are promised what came as well.
-_UNASKED, _PART = 1 << 20, 256
+_UNASKED = 1 << 20
 # A chunked body is never promised more than this many bytes ahead.
 _MOST_AHEAD = 16 << 20
 _HUGE = 1 << 62
@@ -40,10 +41,11 @@ def content_length(value: bytes | str | None) -> int | None:
     return min(int(value), _HUGE) if len(value) < 20 else _HUGE
 
 
-def short_body(max_body: int | None) -> int:
-    """How many bytes of body a request may announce and start unasked: they are kept room for until its answer begins,
-    and are read without asking."""
-    return _PIECE if max_body is None else min(_PIECE, max_body)
+def most_body(max_body: int | None) -> int:
+    """How many bytes of body a request may announce at the most and start unasked: they are kept room for until its
+    answer begins, and are read without asking. More than ``SHORT_BODY`` only where they are no more than such a part of
+    the room as may come unasked of others."""
+    return _UNASKED if max_body is None else min(_UNASKED, max_body)
 
 
 class Body:
@@ -103,7 +105,7 @@ class Intake:
         size = _PIECE if body.announced is None else min(_PIECE, body.rest)
         room = gate.room(self._admitted, size, promised=body.announced is not None)
         if room >= 0:
-            unasked = min(_UNASKED, room // _PART)
+            unasked = min(_UNASKED, room // BODY_PART)
             self._unasked = unasked if unasked > size else 0
             if self._waits_since is not None:
                 self._waits_since = None

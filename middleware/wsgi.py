@@ -15,7 +15,7 @@ from resource_monitor.admission import Reason
 from resource_monitor.guard import thread_refusals
 from resource_monitor.middleware.admitted import ADMITTED, Admitted
 from resource_monitor.middleware.asking import Ask
-from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake, short_body
+from resource_monitor.middleware.bodies import Body, BodyTooLarge, Intake, most_body
 from resource_monitor.middleware.environment import settle
 from resource_monitor.middleware.gate import Gate
 from resource_monitor.middleware.losses import caused_by, let_go, lost_to_memory
@@ -31,7 +31,7 @@ from resource_monitor.middleware.wsgi_input import (
     body_of,
     connection_of,
     linger,
-    short_input,
+    promised_input,
 )
 from resource_monitor.middleware.wsgi_waiting import WaitingThreads
 
@@ -52,8 +52,8 @@ class GatedApp(_turn.Gated):
         self.app = app
         self.gate = gate
         self._threads = WaitingThreads(gate)
-        short, serve = short_body(gate.max_body), self._threads.serve
-        self.use(gate.turns, self._ask, self._adopt, self._question, serve, gate.renew, short_input, short)
+        most, serve = most_body(gate.max_body), self._threads.serve
+        self.use(gate.turns, self._ask, self._adopt, self._question, serve, gate.renew, promised_input, most)
 
     def _ask(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate, body = self.gate, body_of(environ)

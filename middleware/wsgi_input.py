@@ -140,7 +140,7 @@ class Input(io.IOBase):
 
 
 class _Unasked:
-    """Of a body so short that it was kept room for whole, and is asked about no more."""
+    """Of a body that was kept room for whole, and is asked about no more."""
 
     def may_read(self) -> bool:
         return True
@@ -152,7 +152,7 @@ class _Unasked:
 _UNASKED = _Unasked()
 
 
-def short_input(body: Readable, announced: int) -> Input:
+def promised_input(body: Readable, announced: int) -> Input:
     """``wsgi.input`` for a request that started with all of its ``announced`` bytes promised."""
     return Input(body, announced, _UNASKED)
 

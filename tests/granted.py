@@ -1,12 +1,14 @@
 """Requests that start under a grant, whose classes another worker is made to know so well that they get one at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from resource_monitor._native._turn import Door, Turn
+from resource_monitor._native._turn import Door, Lane, Turn
 from resource_monitor.admission import Learned
 from resource_monitor.middleware import MemoryBackpressureMiddleware
+from resource_monitor.middleware.asgi_body import CountedReceive
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
 
@@ -20,14 +22,21 @@ def scope(path: str = "/", method: str = "GET", *headers: tuple[bytes, bytes], *
     return {"type": "http", "method": method, "path": path, "headers": list(headers), **more}
 
 
-SHORT_BODY = 1000
+MOST_BODY = 1000
 """Bytes that a request may announce where it comes through :func:`door`."""
 
 
-def door(gate: Gate) -> Door:
-    """One on the running thread, without an event loop."""
+def door(gate: Gate, renew: Callable[[Lane], object] | None = None) -> Door:
+    """One on the running thread, without an event loop; it renews grants as the gate does unless told otherwise."""
     made = Door(
-        gate.turns, lambda *_: None, lambda awaitable: awaitable, lambda *_: None, lambda: None, gate.renew, SHORT_BODY
+        gate.turns,
+        respond=lambda *_: None,
+        awaited=lambda awaitable: awaitable,
+        after=lambda *_: None,
+        left=lambda: None,
+        renew=gate.renew if renew is None else renew,
+        take_in=CountedReceive,
+        most_body=MOST_BODY,
     )
     made.open()
     return made

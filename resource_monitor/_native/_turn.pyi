@@ -4,11 +4,17 @@ Not thread-safe beyond what the GIL makes atomic: whoever changes grants holds t
 """
 
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from resource_monitor.admission import Admission, Route
 
 _Call = TypeVar("_Call", bound=Callable[..., Coroutine[Any, Any, None]])
+
+SHORT_BODY: Final = 65536
+"""Bytes of body for which no more is asked than that there is room for them when their request starts."""
+
+BODY_PART: Final = 256
+"""The part of the room that may come of a longer one without asking again."""
 
 def use_guard(place: int, refusals: int, passed: int, /) -> None:
     """Where to find ``rm_guard_place``, ``rm_guard_thread_refusals`` and ``rm_guard_passed``."""
@@ -161,7 +167,9 @@ class Door:
     ``awaited`` a coroutine for what an app gave that is none, ``after`` what to await once a turn has left whose app
     ended in an error or after such an answer, or ``None``; ``left`` is called when one leaves while others wait,
     ``renew`` with a lane that nothing binds but the age of its grant, before a request of it. Requests that announce a
-    body of no more than ``short_body`` bytes are let in here."""
+    body of no more than ``most_body`` bytes may be let in here, of more than ``SHORT_BODY`` only where there is room
+    for ``BODY_PART`` times as much: what they receive with ``take_in`` makes of the server's own and what was
+    announced."""
 
     def __init__(
         self,
@@ -171,7 +179,8 @@ class Door:
         after: Callable[[Turn, BaseException | None, Any, Any, Any], Coroutine[Any, Any, None] | None],
         left: Callable[[], object],
         renew: Callable[[Lane], object],
-        short_body: int,
+        take_in: Callable[[Any, int], Any],
+        most_body: int,
     ) -> None: ...
     @property
     def in_flight(self) -> int: ...
@@ -183,7 +192,7 @@ class Door:
     def shut(self) -> None:
         """Nobody looks any more."""
     def enter(self, app: Any, scope: Any, receive: Any, send: Any, /) -> Turn | None:
-        """Let a request in, if its body is short and its class has a grant; ``None``: it is to be asked for."""
+        """Let a request in, if its class has a grant and its body is not long; ``None``: it is to be asked for."""
 
 class Doorway:
     """What an ASGI middleware is for :func:`through_door`. There is no ``door`` before an event loop was seen."""
@@ -192,7 +201,7 @@ class Doorway:
     door: Door | None
 
 class Gated:
-    """A WSGI app behind a gate: requests with a short body or none are let in if their class has a grant, all others
+    """A WSGI app behind a gate: requests are let in if their class has a grant and their body is not long, all others
     asked for."""
 
     app: Any
@@ -205,14 +214,15 @@ class Gated:
         served: Callable[[], object],
         renew: Callable[[Lane], object],
         take_in: Callable[[Any, int], Any],
-        short_body: int,
+        most_body: int,
         /,
     ) -> None:
         """``asked`` is called for requests that have to be asked for, ``adopt`` makes what goes on with a response that
         may be refused after all, ``question`` the :class:`Ask` for an environ, ``served`` is called when one leaves
         while others wait, ``renew`` with a lane that nothing binds but the age of its grant, before a request of it.
-        ``take_in`` makes ``wsgi.input`` of the server's own and what was announced, ``short_body`` bytes at the most,
-        which tells by ``cut`` whether it ended early."""
+        ``take_in`` makes ``wsgi.input`` of the server's own and what was announced, ``most_body`` bytes at the most, of
+        more than ``SHORT_BODY`` only where there is room for ``BODY_PART`` times as much; it tells by ``cut`` whether
+        that ended early."""
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any: ...
 
 class Response:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from granted import SHORT_BODY, asked, door, know_all_classes, scope, unasked
+from granted import MOST_BODY, asked, door, know_all_classes, scope, unasked
 from machine import MIB, Machine, Service
 
 from resource_monitor import Resource, counts, reserve
@@ -343,8 +343,7 @@ def test_it_is_renewed_once_where_several_threads_come_for_that(gate: Gate, serv
 
 def test_of_a_class_that_takes_memory_unseen_each_reading_is_asked_about(gate: Gate, service: Service) -> None:
     renewed: list[Lane] = []
-    way = Door(gate.turns, lambda *_: None, lambda app: app, lambda *_: None, lambda: None, renewed.append, 0)
-    way.open()
+    way = door(gate, renewed.append)
     gate.turns.lane("GET", "/").route.unseen = 1.0 * MIB
     asked(gate)
     assert let_in(way)
@@ -470,7 +469,7 @@ def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
 @pytest.mark.parametrize(
     "request_",
     [
-        scope("/", "POST", (b"content-length", str(SHORT_BODY + 1).encode())),
+        scope("/", "POST", (b"content-length", str(MOST_BODY + 1).encode())),
         scope("/", "POST", (b"content-length", b"9" * 40)),
         scope("/", "POST", (b"content-length", b"")),
         scope("/", "POST", (b"content-length", b"-1")),
@@ -504,7 +503,7 @@ def test_what_is_no_plain_request_with_a_short_body_or_none_is_asked_for(
         scope("/", "POST"),
         scope("/", "POST", (b"content-length", b"0"), http_version="2"),
         scope("/", "POST", (b"content-length", b"1")),
-        scope("/", "POST", (b"content-length", str(SHORT_BODY).encode()), http_version="2"),
+        scope("/", "POST", (b"content-length", str(MOST_BODY).encode()), http_version="2"),
         scope("/", "GET", (b"content-length", b"0007")),
         scope("/", "GET", http_version="2"),
         scope("/", "GET", (b"host", b"test"), (b"accept", b"*/*"), root_path=""),

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from asgi_client import record_timers
 from granted import entered, scope
-from machine import Service
+from machine import MIB, Service
 
+from resource_monitor._native._turn import SHORT_BODY
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import ADMITTED, MemoryBackpressureMiddleware, gate
-from resource_monitor.middleware.bodies import short_body
 from resource_monitor.middleware.lag import Heartbeat
 
 Message = dict[str, Any]
@@ -36,6 +36,8 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 class Wrapped:
     """An app behind a middleware that has let one request in, so that the next starts under a grant."""
 
+    method = "GET"
+
     def __init__(self, service: Service, app: Any, **options: Any) -> None:
         self.sent: list[Message] = []
         self.middleware = MemoryBackpressureMiddleware(answer, monitor=service.monitor, **options)
@@ -49,7 +51,7 @@ class Wrapped:
 
     async def begin(self) -> None:
         self.middleware.app = answer
-        await self.middleware(scope(), self.receive, self.send)
+        await self.middleware(scope("/", self.method), self.receive, self.send)
         self.sent.clear()
         self.middleware.app = self._app
 
@@ -107,23 +109,24 @@ def test_the_app_gets_the_server_s_own_scope_and_receive(service: Service) -> No
     assert got[2]["type"] == "http.request"
 
 
-SHORT = short_body(None)
-
-
 @pytest.mark.parametrize(
-    ("length", "max_body", "comes"),
+    ("length", "limit", "max_body", "comes"),
     [
-        (1, None, True),
-        (SHORT, None, True),
-        (SHORT + 1, None, False),
-        (1000, 1000, True),
-        (1001, 1000, False),
-        (SHORT + 1, SHORT + 1, False),
+        (1, 128 * MIB, None, True),
+        (SHORT_BODY, 84 * MIB, None, True),
+        (SHORT_BODY + 1, 84 * MIB, None, False),
+        (128 << 10, 128 * MIB, None, True),
+        (256 << 10, 128 * MIB, None, False),
+        (MIB, 1024 * MIB, None, True),
+        (MIB + 1, 1024 * MIB, None, False),
+        (1000, 128 * MIB, 1000, True),
+        (1001, 128 * MIB, 1000, False),
     ],
 )
-def test_what_announces_a_short_body_comes_in_unasked(
-    service: Service, length: int, max_body: int | None, comes: bool
+def test_what_announces_no_body_that_is_long_for_the_room_comes_in_unasked(
+    service: Service, length: int, limit: int, max_body: int | None, comes: bool
 ) -> None:
+    service.use(32 * MIB, limit=limit)
     wrapped = Wrapped(service, answer, max_body=max_body)
 
     async def main() -> None:
@@ -133,6 +136,45 @@ def test_what_announces_a_short_body_comes_in_unasked(
 
     asyncio.run(main())
     assert entered(wrapped.middleware) == int(comes)
+
+
+LONG = 5 * SHORT_BODY
+
+
+class Uploads(Wrapped):
+    """Sends a body of ``LONG`` bytes; ``left`` is what was not received of it."""
+
+    method = "POST"
+    left = LONG
+
+    async def receive(self) -> Message:
+        assert self.left, "nothing comes any more, and whoever waits for it waits for ever"
+        self.left -= SHORT_BODY
+        return {"type": "http.request", "body": bytes(SHORT_BODY), "more_body": self.left > 0}
+
+    def call(self, request: Message | None = None, send: Any = None) -> Coroutine[Any, Any, None]:
+        return super().call(scope("/", "POST", (b"content-length", str(LONG).encode())))
+
+
+@pytest.mark.parametrize("received", [0, 2, 5])
+@pytest.mark.parametrize("handled", [False, True])
+def test_the_rest_of_a_body_is_read_where_its_request_is_lost_and_no_more(
+    service: Service, received: int, handled: bool
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            for _ in range(received):
+                assert len((await receive())["body"]) == SHORT_BODY
+            raise MemoryError
+        except MemoryError:
+            if not handled:
+                raise
+            await send(ERROR)
+
+    wrapped = Uploads(service, app)
+    assert wrapped.run() is None
+    assert wrapped.statuses == [503]
+    assert wrapped.left == 0
 
 
 def test_each_step_of_the_app_and_of_the_server_s_send_is_marked(service: Service) -> None:

@@ -15,12 +15,12 @@ from machine import Service
 from resource_monitor._native._turn import Response, SizedResponse
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import ADMITTED, WSGIMemoryBackpressureMiddleware
-from resource_monitor.middleware.bodies import short_body
+from resource_monitor.middleware.bodies import most_body
 
 Environ = dict[str, Any]
 Responses = (Response, SizedResponse)
 INPUT = {"wsgi.input": io.BytesIO()}
-SHORT = short_body(None)
+LONG = most_body(None)
 
 pytestmark = pytest.mark.usefixtures("every_class_known_and_no_real_guard", "in_the_server")
 
@@ -99,7 +99,7 @@ def test_the_app_answers(service: Service) -> None:
     "request_",
     [
         environ(CONTENT_LENGTH="1"),  # and nothing to read it from
-        environ(CONTENT_LENGTH=str(SHORT + 1), **INPUT),
+        environ(CONTENT_LENGTH=str(LONG + 1), **INPUT),
         environ(CONTENT_LENGTH="9" * 40, **INPUT),
         environ(CONTENT_LENGTH="-1", **INPUT),
         environ(CONTENT_LENGTH="1a", **INPUT),
@@ -114,7 +114,7 @@ def test_the_app_answers(service: Service) -> None:
     ],
     ids=str,
 )
-def test_what_is_no_plain_request_with_a_short_body_or_none_is_asked_for(service: Service, request_: Environ) -> None:
+def test_what_is_no_plain_request_is_asked_for(service: Service, request_: Environ) -> None:
     middleware = wrap(service, answer)
     for path, method in (("/", "OPTIONS"), ("/livez", "GET"), ("/é".encode().decode("latin-1"), "GET")):
         Server().serve(middleware, environ(path, method))
@@ -159,8 +159,9 @@ def knowing_posts(service: Service, app: Any, **options: Any) -> WSGIMemoryBackp
     return middleware
 
 
-@pytest.mark.parametrize("length", [1, SHORT])
-def test_a_short_body_is_read_as_the_servers_and_no_further(service: Service, length: int) -> None:
+@pytest.mark.parametrize("length", [1, LONG])
+def test_a_body_is_read_as_the_servers_and_no_further(service: Service, length: int) -> None:
+    service.use(32 << 20, limit=1 << 30)
     middleware, unread, server = knowing_posts(service, reads), Unread(b"x" * length), Server()
     request = upload(unread, length)
     server.serve(middleware, request)
@@ -170,7 +171,13 @@ def test_a_short_body_is_read_as_the_servers_and_no_further(service: Service, le
     assert unread.getvalue()[unread.tell() :] == b"GET /next"
 
 
-def test_a_short_body_is_promised_until_the_answer(service: Service) -> None:
+def test_a_body_that_is_long_for_the_room_is_asked_for(service: Service) -> None:
+    middleware, request = knowing_posts(service, reads), upload(Unread(b"x" * LONG), LONG)
+    Server().serve(middleware, request)
+    assert not isinstance(request[ADMITTED], Responses)
+
+
+def test_a_body_is_promised_until_the_answer(service: Service) -> None:
     promised: list[int] = []
 
     def app(environ: Environ, start_response: Any) -> Iterator[bytes]:
@@ -225,7 +232,7 @@ def answers_in_pieces(environ: Environ, start_response: Any) -> Iterator[bytes]:
         (answers_in_pieces, True, "507 Insufficient Storage"),
     ],
 )
-def test_the_rest_of_a_short_body_is_dropped_where_its_request_is_lost(
+def test_the_rest_of_a_body_is_dropped_where_its_request_is_lost(
     service: Service, app: Any, broken: bool, status: str
 ) -> None:
     middleware, unread, server = knowing_posts(service, app), Unread(broken=broken), Server()

@@ -363,7 +363,7 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
     PyObject *method, *path, *mount;
     int64_t now, body, need = 0;
     if (!self->thread || turns->closed || turns->waiting || self->thread != PyThread_get_thread_ident() ||
-        !plain(scope, self->short_body, &method, &path, &mount, &body))
+        !plain(scope, self->most_body, &method, &path, &mount, &body))
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
     if (!lane || !rm_turns_open(turns, lane, self->renew, &now) || rm_turns_is_exempt(turns, lane, path, mount) ||
@@ -373,7 +373,10 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
     Turn *turn = turn_new(app);
     if (!turn)
         return NULL;
-    turn->sender = rm_sender_new(turn, scope, receive, send);
+    receive = body <= RM_SHORT_BODY ? Py_NewRef(receive)
+                                    : PyObject_CallFunction(self->take_in, "OL", receive, (long long)body);
+    turn->sender = receive ? rm_sender_new(turn, scope, receive, send) : NULL;
+    Py_XDECREF(receive);
     if (!turn->sender || PyDict_SetItem(scope, s_admitted, (PyObject *)turn)) {
         rm_restore_around((PyObject **)&turn->sender);
         Py_DECREF(turn);
@@ -445,6 +448,7 @@ static int door_traverse(Door *self, visitproc visit, void *arg)
     Py_VISIT(self->after);
     Py_VISIT(self->left);
     Py_VISIT(self->renew);
+    Py_VISIT(self->take_in);
     return 0;
 }
 
@@ -455,6 +459,7 @@ static int door_clear(Door *self)
     Py_CLEAR(self->after);
     Py_CLEAR(self->left);
     Py_CLEAR(self->renew);
+    Py_CLEAR(self->take_in);
     return 0;
 }
 
@@ -471,12 +476,12 @@ static void door_dealloc(Door *self)
 static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
 {
     (void)type;
-    static char *names[] = {"turns", "respond", "awaited", "after", "left", "renew", "short_body", NULL};
-    PyObject *turns, *respond, *awaited, *after, *left, *renew;
-    long long short_body;
+    static char *names[] = {"turns", "respond", "awaited", "after", "left", "renew", "take_in", "most_body", NULL};
+    PyObject *turns, *respond, *awaited, *after, *left, *renew, *take_in;
+    long long most_body;
     if (!PyArg_ParseTupleAndKeywords(
-            args, options, "O!OOOOOL:Door", names, rm_turns_type, &turns, &respond, &awaited, &after, &left, &renew,
-            &short_body))
+            args, options, "O!OOOOOOL:Door", names, rm_turns_type, &turns, &respond, &awaited, &after, &left, &renew,
+            &take_in, &most_body))
         return NULL;
     Door *self = PyObject_GC_New(Door, door_type);
     if (!self)
@@ -487,7 +492,8 @@ static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
     self->after = Py_NewRef(after);
     self->left = Py_NewRef(left);
     self->renew = Py_NewRef(renew);
-    self->short_body = short_body;
+    self->take_in = Py_NewRef(take_in);
+    self->most_body = most_body;
     self->thread = 0;
     self->in_flight = self->entered = 0;
     PyObject_GC_Track(self);

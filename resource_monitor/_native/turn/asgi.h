@@ -14,7 +14,8 @@ typedef struct {
     PyObject *after;        /* what to await after an app that failed, or after an answer that Python looked at */
     PyObject *left;         /* what is called when a request left while others wait */
     PyObject *renew;        /* what grants a lane again */
-    int64_t short_body;     /* bytes: one that announces more is Python's */
+    PyObject *take_in;      /* what the app receives with where a body is long, of the server's and its length */
+    int64_t most_body;      /* bytes: one that announces more is Python's */
     unsigned long thread;   /* the loop's, while it is seen how late it comes; 0 otherwise */
     long long in_flight;
     long long entered;

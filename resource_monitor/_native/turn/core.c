@@ -370,7 +370,7 @@ bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t body, int64_t *need)
     if (!turns->tab)
         return *need == 0;
     int64_t left = turns->spend_until - turns->tab->gross;
-    return left >= 0 && *need <= left;
+    return left >= 0 && *need <= left && (body <= RM_SHORT_BODY || body <= left / RM_BODY_PART);
 }
 
 static void touch(Turns *turns, Lane *lane)
@@ -845,6 +845,9 @@ bool rm_core_init(PyObject *module)
     if (!(s_era = PyUnicode_InternFromString("era")) || !(s_in_flight = PyUnicode_InternFromString("in_flight")) ||
         !(s_most = PyUnicode_InternFromString("max_in_flight")) ||
         !(s_openings = PyUnicode_InternFromString("openings")))
+        return false;
+    if (PyModule_AddIntConstant(module, "SHORT_BODY", RM_SHORT_BODY) ||
+        PyModule_AddIntConstant(module, "BODY_PART", RM_BODY_PART))
         return false;
     return (rm_lane_type = rm_add_type(module, &lane_spec)) && (rm_tab_type = rm_add_type(module, &tab_spec)) &&
         (rm_turns_type = rm_add_type(module, &turns_spec));

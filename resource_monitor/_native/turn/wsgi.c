@@ -26,8 +26,8 @@ typedef struct {
     PyObject *question;     /* the Ask for an environ */
     PyObject *served;       /* what is called when a request left while others wait */
     PyObject *renew;        /* what grants a lane again */
-    PyObject *take_in;      /* what the app reads a short body from, of the server's and its length */
-    int64_t short_body;     /* bytes: one that announces more is Python's */
+    PyObject *take_in;      /* what the app reads a body from, of the server's and its length */
+    int64_t most_body;      /* bytes: one that announces more is Python's */
 } Gated;
 
 typedef struct {
@@ -473,7 +473,7 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
         return NULL;
     PyObject *method = PyDict_GetItemWithError(environ, s_method), *path = path_of(environ, s_path),
              *mount = path_of(environ, s_script);
-    int64_t body = body_of(environ, self->short_body);
+    int64_t body = body_of(environ, self->most_body);
     PyObject *unread = body > 0 ? PyDict_GetItemWithError(environ, s_input) : NULL;
     if (!method || !path || !mount || !PyUnicode_CheckExact(method) || RM_IS(method, "OPTIONS") || body < 0 ||
         (body && !unread))
@@ -601,10 +601,10 @@ static PyObject *gated_call(Gated *self, PyObject *args, PyObject *options)
 static PyObject *gated_use(Gated *self, PyObject *args)
 {
     PyObject *turns, *asked, *adopt, *question, *served, *renew, *take_in;
-    long long short_body;
+    long long most_body;
     if (!PyArg_ParseTuple(
             args, "O!OOOOOOL:use", rm_turns_type, &turns, &asked, &adopt, &question, &served, &renew, &take_in,
-            &short_body))
+            &most_body))
         return NULL;
     if (self->turns) {
         PyErr_SetString(PyExc_RuntimeError, "The app is behind a gate already.");
@@ -617,7 +617,7 @@ static PyObject *gated_use(Gated *self, PyObject *args)
     self->served = Py_NewRef(served);
     self->renew = Py_NewRef(renew);
     self->take_in = Py_NewRef(take_in);
-    self->short_body = short_body;
+    self->most_body = most_body;
     Py_RETURN_NONE;
 }
 
