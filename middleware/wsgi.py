@@ -27,11 +27,12 @@ from resource_monitor.middleware.steps import app_runs
 from resource_monitor.middleware.wsgi_input import (
     Connection,
     Input,
+    Limited,
+    PromisedInput,
     Readable,
     body_of,
     connection_of,
     linger,
-    promised_input,
 )
 from resource_monitor.middleware.wsgi_waiting import WaitingThreads
 
@@ -53,7 +54,7 @@ class GatedApp(_turn.Gated):
         self.gate = gate
         self._threads = WaitingThreads(gate)
         most, serve = most_body(gate.max_body), self._threads.serve
-        self.use(gate.turns, self._ask, self._adopt, self._question, serve, gate.renew, promised_input, most)
+        self.use(gate.turns, self._ask, self._adopt, self._question, serve, gate.renew, PromisedInput, most)
 
     def _ask(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         gate, body = self.gate, body_of(environ)
@@ -150,7 +151,7 @@ class _Response:
         self._close: Callable[[], object] | None = None
         self._closed = self._began = self._given = False
         self._shed: Shed | None = None
-        self._input: Input | None = None
+        self._input: Limited | None = None
         environ[ADMITTED] = admitted
         if not body.ended and "wsgi.input" in environ and isinstance(admitted, Admitted):
             intake = Intake(middleware.gate, admitted.ask, admitted, body)

@@ -60,22 +60,74 @@ def body_of(environ: Mapping[str, Any]) -> Body:
     return Body(content_length(environ.get("CONTENT_LENGTH")) or 0)
 
 
-class Input(io.IOBase):
+class Limited(io.IOBase):
     """``wsgi.input`` for a request with a body, read as the server's own, ``body``, and with its short reads.
 
     No more than ``announced`` bytes are read, unless that is ``None``: what follows is the connection's next request.
-    Reading raises what ``intake`` does; ``cut`` is the kind of that, or ``None``, and after it nothing more is read.
+    ``cut`` is the kind of the error that ended it before its end, or ``None``; after it nothing more is read.
     """
 
-    def __init__(self, body: Readable, announced: int | None, intake: Intake) -> None:
+    def __init__(self, body: Readable, announced: int | None) -> None:
         self._body = body
-        self._unannounced = announced is None
         self._left = sys.maxsize if announced is None else announced
-        self._intake = intake
         self.cut: type[MemoryPressure] | type[BodyTooLarge] | None = None
 
     def readable(self) -> bool:
         return True
+
+    def linger(self, connection: Connection | None) -> None:
+        """Read what is left and drop it, within bounds."""
+        linger(self._body, self._left, connection)
+        self._left = 0
+
+    def _take(self, read: Callable[[int], bytes], size: int) -> bytes:
+        """What the server reads at once, of no more than ``size`` bytes."""
+        if self.cut is not None:
+            raise self.cut("The rest of the request's body was refused, so no more of it can be read.")
+        try:
+            with server_runs():
+                piece = read(size)
+        except MemoryError:
+            self.cut = MemoryPressure  # what the server had in hand is lost, so nobody knows where the body goes on
+            raise
+        self._left -= len(piece)
+        return piece
+
+
+class PromisedInput(Limited):
+    """For a request that started with all of its ``announced`` bytes promised: nobody is asked any more."""
+
+    def __init__(self, body: Readable, announced: int) -> None:
+        super().__init__(body, announced)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            return self._gather(self._body.read, self._left)
+        wanted = min(size, self._left)
+        return self._take(self._body.read, wanted) if wanted else b""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        wanted = self._left if size is None or size < 0 else min(size, self._left)
+        return self._gather(self._body.readline, wanted, until=b"\n")
+
+    def _gather(self, read: Callable[[int], bytes], wanted: int, until: bytes | None = None) -> bytes:
+        """``wanted`` bytes, of a server that may read short; fewer where the body is over, or a piece ends it."""
+        pieces = []
+        while wanted and (piece := self._take(read, wanted)):
+            pieces.append(piece)
+            wanted -= len(piece)
+            if until is not None and piece.endswith(until):
+                break
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+class Input(Limited):
+    """For one that may have to wait for room: each piece is asked ``intake`` for. Reading raises what that does."""
+
+    def __init__(self, body: Readable, announced: int | None, intake: Intake) -> None:
+        super().__init__(body, announced)
+        self._unannounced = announced is None
+        self._intake = intake
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
@@ -85,11 +137,6 @@ class Input(io.IOBase):
     def readline(self, size: int | None = -1, /) -> bytes:
         wanted = sys.maxsize if size is None or size < 0 else size
         return self._gather(self._body.readline, wanted, lambda piece, most: piece.endswith(b"\n"), grows=True)
-
-    def linger(self, connection: Connection | None) -> None:
-        """Read what is left and drop it, within bounds."""
-        linger(self._body, self._left, connection)
-        self._left = 0
 
     def _gather(
         self,
@@ -121,40 +168,15 @@ class Input(io.IOBase):
         most = min(wanted, self._left, PIECE)
         if most == 0:
             return b""
-        if self.cut is not None:
-            raise self.cut("The rest of the request's body was refused, so no more of it can be read.")
         try:
-            while not self._intake.may_read():
+            while self.cut is None and not self._intake.may_read():
                 time.sleep(POLL)
-            with server_runs():
-                piece = read(most)
-            self._left -= len(piece)
+            piece = self._take(read, most)
             self._intake.came(len(piece), more=bool(piece) and self._left > 0)
         except (MemoryPressure, BodyTooLarge) as error:
             self.cut = type(error)
             raise
-        except MemoryError:
-            self.cut = MemoryPressure  # what the server had in hand is lost, so nobody knows where the body goes on
-            raise
         return piece
-
-
-class _Unasked:
-    """Of a body that was kept room for whole, and is asked about no more."""
-
-    def may_read(self) -> bool:
-        return True
-
-    def came(self, size: int, *, more: bool) -> None:
-        pass
-
-
-_UNASKED = _Unasked()
-
-
-def promised_input(body: Readable, announced: int) -> Input:
-    """``wsgi.input`` for a request that started with all of its ``announced`` bytes promised."""
-    return Input(body, announced, _UNASKED)
 
 
 def linger(body: Readable, announced: int | None, connection: Connection | None) -> None:

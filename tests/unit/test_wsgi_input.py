@@ -17,7 +17,7 @@ from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import wsgi_input
 from resource_monitor.middleware.bodies import BodyTooLarge
 from resource_monitor.middleware.steps import app_runs
-from resource_monitor.middleware.wsgi_input import PIECE, Input, body_of, linger
+from resource_monitor.middleware.wsgi_input import PIECE, Input, Limited, PromisedInput, body_of, linger
 
 
 class Room:
@@ -80,10 +80,12 @@ def test_reads_what_a_file_of_the_body_would_give(
         patch.setattr(wsgi_input, "PIECE", piece)
         file, body = io.BytesIO(data), bounded(data + behind, len(data))
         terminated = bounded(data)
+        promised = PromisedInput(io.BytesIO(data + behind), len(data))
         for name, size in steps:
             expected = step(file, name, size)
             assert step(body, name, size) == expected
             assert step(terminated, name, size) == expected
+            assert step(promised, name, size) == expected
 
 
 @settings(max_examples=200, deadline=None)
@@ -93,6 +95,8 @@ def test_a_server_that_reads_short_loses_nothing(data: bytes, at_once: int, piec
         patch.setattr(wsgi_input, "PIECE", piece)
         assert Input(Raw(data, at_once), None, Room()).read() == data
         assert Input(Raw(data, at_once), None, Room()).readlines() == io.BytesIO(data).readlines()
+        assert PromisedInput(Raw(data, at_once), len(data)).read() == data
+        assert PromisedInput(Raw(data, at_once), len(data)).readlines() == io.BytesIO(data).readlines()
 
 
 def test_a_short_read_is_handed_on_and_not_waited_for() -> None:
@@ -234,9 +238,13 @@ def test_what_the_server_does_to_read_counts_as_its_own() -> None:
     assert set(body.places) == {IN_SERVER}
 
 
-def test_nothing_is_read_behind_a_gap() -> None:
+@pytest.mark.parametrize(
+    "body",
+    [Input(Short(8 << 20, 1 << 20), 8 << 20, Room()), PromisedInput(Short(8 << 20, 1 << 20, after=0), 8 << 20)],
+    ids=lambda body: type(body).__name__,
+)
+def test_nothing_is_read_behind_a_gap(body: Limited) -> None:
     """The app would take what follows for the rest."""
-    body = Input(Short(8 << 20, 1 << 20), 8 << 20, Room())
     with pytest.raises(MemoryError):
         body.read()
     with pytest.raises(MemoryPressure, match="so no more of it can be read"):
