@@ -8,7 +8,19 @@ from setuptools import Extension, setup
 abi3 = not sysconfig.get_config_var("Py_GIL_DISABLED")
 
 TURN = "resource_monitor/_native/turn"
-SOURCES = ["module", "errors", "core", "standing", "names", "stepping", "sender", "asgi", "passage", "wsgi"]
+SOURCES = [
+    "module",
+    "errors",
+    "core",
+    "standing",
+    "names",
+    "stepping",
+    "sender",
+    "asgi",
+    "passage",
+    "wsgi",
+    "accept_queue",
+]
 
 setup(
     cffi_modules=["resource_monitor/_native/build.py:ffibuilder"],

@@ -106,6 +106,8 @@ class Intake:
         room = gate.room(self._admitted, size, promised=body.announced is not None)
         if room >= 0:
             unasked = min(_UNASKED, room // BODY_PART)
+            if gate.max_body is not None:
+                unasked = min(unasked, gate.max_body - body.came)
             self._unasked = unasked if unasked > size else 0
             if self._waits_since is not None:
                 self._waits_since = None
@@ -133,17 +135,18 @@ class Intake:
 
     def came(self, size: int, *, more: bool) -> None:
         """Note that ``size`` bytes came, and whether ``more`` may. Raises :class:`BodyTooLarge`."""
-        body = self._body
-        body.came += size
+        self._unasked -= size
+        self._untold += size
+        if more and self._unasked > 0:
+            return
+        body, taken = self._body, self._untold
+        self._untold = 0
+        body.came += taken
         body.ended = not more
         if body.exceeds(self._gate.max_body):
             self._too_large()
-        self._untold += size
-        self._unasked -= size
-        if self._unasked <= 0 or not more:
-            taken, self._untold = self._untold, 0
-            if not self._admitted.exempt:
-                self._promise(body.rest, taken=0 if body.announced is None else taken)
+        if not self._admitted.exempt:
+            self._promise(body.rest, taken=0 if body.announced is None else taken)
 
     def _promise(self, rest: int, *, taken: int = 0) -> None:
         self._gate.promise(self._admitted, self._cost + rest, taken=taken)

@@ -67,6 +67,8 @@ class Limited(io.IOBase):
     ``cut`` is the kind of the error that ended it before its end, or ``None``; after it nothing more is read.
     """
 
+    __slots__ = ("_body", "_left", "cut")
+
     def __init__(self, body: Readable, announced: int | None) -> None:
         self._body = body
         self._left = sys.maxsize if announced is None else announced
@@ -97,8 +99,7 @@ class Limited(io.IOBase):
 class PromisedInput(Limited):
     """For a request that started with all of its ``announced`` bytes promised: nobody is asked any more."""
 
-    def __init__(self, body: Readable, announced: int) -> None:
-        super().__init__(body, announced)
+    __slots__ = ()
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or size < 0:
@@ -123,6 +124,8 @@ class PromisedInput(Limited):
 
 class Input(Limited):
     """For one that may have to wait for room: each piece is asked ``intake`` for. Reading raises what that does."""
+
+    __slots__ = ("_intake", "_unannounced")
 
     def __init__(self, body: Readable, announced: int | None, intake: Intake) -> None:
         super().__init__(body, announced)

@@ -30,6 +30,9 @@ def through_door(call: _Call, /) -> _Call:
     """The ``__call__`` of a :class:`Doorway`: requests that its door lets in are awaited as they are, and ``call`` is
     called for those that have to be asked for. It is a coroutine function to whoever looks."""
 
+def queued(descriptor: int, /) -> int | None:
+    """How many connections wait at a listening TCP socket to be accepted; ``None`` for any other descriptor."""
+
 def route_class(method: str, path: str, /) -> str:
     """``"GET /users/{}/orders"``: what stands for one thing among many is left out; of an RPC nothing is."""
 

@@ -341,6 +341,22 @@ def test_it_is_renewed_once_where_several_threads_come_for_that(gate: Gate, serv
     assert gate.turns.grants == 2
 
 
+def test_who_comes_while_it_is_renewed_goes_on_for_a_moment(gate: Gate, service: Service) -> None:
+    came: list[bool] = []
+    other = door(gate, lambda lane: None)
+
+    def renew(lane: Lane) -> None:
+        for seconds in (0.0, 0.004, 0.002):
+            service.clock.pass_(seconds)
+            came.append(unasked(other) is not None)
+
+    asked(gate)
+    outlive(service.monitor, service)
+    assert unasked(door(gate, renew)) is None, "it was granted nothing"
+    assert came == [True, True, False]
+    assert gate.turns.grants == 1
+
+
 def test_of_a_class_that_takes_memory_unseen_each_reading_is_asked_about(gate: Gate, service: Service) -> None:
     renewed: list[Lane] = []
     way = door(gate, renewed.append)

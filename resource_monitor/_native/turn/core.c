@@ -15,6 +15,8 @@
 enum { CLASSES = 256, TABLE = 1024, NAME_ROOM = 512 };
 /* For so long, ns, what is over of a class that nothing binds can wait to be told. */
 #define UNTOLD_MOST 250000000
+/* So much longer, ns, lasts for other threads a grant that is being renewed: they would all wait for the same reading. */
+#define MEANWHILE 5000000
 
 PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 static PyObject *s_era, *s_in_flight, *s_most, *s_openings;
@@ -312,7 +314,13 @@ bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now)
     int64_t until = until_of(turns, lane);
     *now = until ? rm_turns_now(turns, until) : -1;
     if (until && *now >= until && lane->unbound == turns->unbound) {
+        int64_t *end = turns->common_era == turns->era ? &turns->common_until : &lane->until;
+        uint64_t spend = turns->spend;
+        if (until != turns->meanwhile) /* that was longer already */
+            *end = turns->meanwhile = until + MEANWHILE;
         PyObject *done = PyObject_CallFunctionObjArgs(renew, (PyObject *)lane, NULL);
+        if (turns->spend == spend && *end == turns->meanwhile)
+            *end = until; /* nothing was granted */
         if (!done)
             return false;
         Py_DECREF(done);

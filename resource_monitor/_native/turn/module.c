@@ -65,6 +65,7 @@ static PyMethodDef methods[] = {
     {"thread_refusals", thread_refusals, METH_NOARGS, NULL},
     {"passed", passed, METH_NOARGS, NULL},
     {"through_door", rm_through_door, METH_O, NULL},
+    {"queued", rm_queued, METH_O, NULL},
     {"route_class", (PyCFunction)(void (*)(void))rm_route_class, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };

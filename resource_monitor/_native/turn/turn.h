@@ -111,6 +111,7 @@ typedef struct {
     uint64_t unbound;
     uint64_t common_era;
     int64_t common_until;
+    int64_t meanwhile;                  /* until when the last grant that was renewed lasted for those who came meanwhile */
     unsigned int epoch;                 /* forks */
     bool closed;                        /* somebody holds the gate's lock */
 } Turns;
@@ -180,6 +181,9 @@ bool rm_asgi_init(PyObject *module);
  * set. */
 bool rm_asgi_enter(PyObject *door, PyObject *app, PyObject *scope, PyObject *receive, PyObject *send, PyObject **turn);
 bool rm_asgi_refuse(Turns *turns, PyObject *scope);     /* as rm_turns_refuse, for requests without a body alone */
+
+/* accept_queue.c */
+PyObject *rm_queued(PyObject *module, PyObject *descriptor);
 
 /* passage.c */
 bool rm_passage_init(PyObject *module);
