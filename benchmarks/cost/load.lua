@@ -10,6 +10,6 @@ end
 
 function done(summary, latency, requests)
    local errors = summary.errors
-   io.write(string.format("{\"answers\": %d, \"microseconds\": %d, \"refusals\": %d, \"broken\": %d}\n",
-      summary.requests, summary.duration, errors.status, errors.connect + errors.read + errors.write + errors.timeout))
+   io.write(string.format("{\"answers\": %d, \"refusals\": %d, \"broken\": %d}\n",
+      summary.requests, errors.status, errors.connect + errors.read + errors.write + errors.timeout))
 end

@@ -25,13 +25,14 @@ def measure(*, quick: bool) -> Table:
         ]
     return Table(
         NAME,
-        "Refusals a second of real servers",
+        "Refusals a second of processor time of real servers",
         ("", "hello", "refused", "refused / hello", "quartiles"),
         tuple(rows),
         (
             f"Medians of {pairs} pairs of seconds: both servers run on one core, and wrk loads both at the same time, "
             f"each over {CONNECTIONS} connections, from another core: with GETs, and with POSTs of 64 KB, which the "
-            "bare app reads before it says hello. All answers of the one are 503, none of the other. "
+            "bare app reads before it says hello. What each answered is divided by the processor time that it had "
+            "meanwhile. All answers of the one are 503, none of the other. "
             "The apps are those of throughput.",
         ),
     )

@@ -127,6 +127,10 @@ class Running:
         finally:
             connection.close()
 
+    def cpu(self) -> float:
+        """Seconds of processor time that it and its workers had so far."""
+        return sum(map(cpu_of, _family(self.process.pid)))
+
     def end(self) -> None:
         """Stop it; what it leaves behind in its cgroup ends with that."""
         self.process.terminate()
@@ -139,6 +143,20 @@ class Running:
     def _tail(self) -> str:
         self._log.flush()
         return Path(self._log.name).read_text()[-2000:]
+
+
+def _family(pid: int) -> Iterator[int]:
+    """A process and all that came of it."""
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from _family(int(child))
+
+
+def cpu_of(pid: int) -> float:
+    """Seconds of processor time that the threads of a process had so far, as the scheduler counts them, which is in
+    nanoseconds."""
+    return sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 @contextmanager

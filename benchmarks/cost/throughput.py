@@ -34,17 +34,18 @@ def measure(*, quick: bool) -> Table:
     rows = [pairs.row(name, bare="bare", digits=3) for name, pairs in found.items()]
     return Table(
         NAME,
-        "Requests a second of real servers",
+        "Requests a second of processor time of real servers",
         ("", "bare", "wrapped", "wrapped / bare", "quartiles"),
         tuple(rows),
         (
             f"Medians of {starts * _PAIRS} pairs of {_SECONDS} seconds, {_PAIRS} for each of {starts} starts, and of "
             f"{with_bodies * _PAIRS} where there are bodies: both servers run in cgroups of 1 GiB on one core, and wrk "
-            f"loads both at the same time, each over {CONNECTIONS} connections, from another core. The app says hello, "
-            "and first reads the body where one is sent, by Starlette under uvicorn (httptools, uvloop) and granian "
-            "(uvloop), by Flask under gunicorn. The no-op middlewares are one that hands every request on and does "
-            "nothing else, and one that hands on every message of the answer too, as any does that looks at it; then "
-            "there are two bare servers: what that differs from 1 by, the others cannot tell.",
+            f"loads both at the same time, each over {CONNECTIONS} connections, from another core. What each answered "
+            "is divided by the processor time that it had meanwhile. The app says hello, and first reads the body "
+            "where one is sent, by Starlette under uvicorn (httptools, uvloop) and granian (uvloop), by Flask under "
+            "gunicorn. The no-op middlewares are one that hands every request on and does nothing else, and one that "
+            "hands on every message of the answer too, as any does that looks at it; then there are two bare servers: "
+            "what that differs from 1 by, the others cannot tell.",
         ),
     )
 

@@ -1,7 +1,8 @@
 """Load by ``wrk`` on a core of its own, of two servers at the same time, so that what the machine does meets both.
 
-The servers share a core, of which the kernel gives each a half while both have work, some milliseconds by turns: their
-rates are to each other as what an answer costs them, however fast the core is at that moment.
+The servers share a core, some milliseconds by turns, so that their rates are to each other as what an answer costs
+them, however fast the core is at that moment. What each answered is divided by the time that it had of that core: half
+of it where it has one thread, but a fifth more or less by chance where it has many.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SCRIPT = Path(__file__).with_name("load.lua")
 @dataclass(frozen=True, slots=True)
 class Load:
     """What came of one server: ``answers`` in all, ``refusals`` among them (any status from 400 on), ``broken``
-    connections, and ``rate`` in answers a second."""
+    connections, and ``rate`` in answers a second of processor time."""
 
     answers: int
     refusals: int
@@ -94,14 +95,17 @@ def load(seconds: int, body: int, *servers: Running) -> list[Load]:
         ]
         for process in running:
             stack.callback(process.kill)
-        return [_load_of(process.communicate(timeout=seconds + 60)[0]) for process in running]
+        before = [server.cpu() for server in servers]
+        printed = [process.communicate(timeout=seconds + 60)[0] for process in running]
+        had = [server.cpu() - then for server, then in zip(servers, before, strict=True)]
+    return [_load_of(line, cpu) for line, cpu in zip(printed, had, strict=True)]
 
 
-def _load_of(printed: str) -> Load:
+def _load_of(printed: str, cpu: float) -> Load:
     if not printed.strip():
         raise RuntimeError("wrk ended without its figures.")
     found = json.loads(printed.strip().splitlines()[-1])
-    return Load(found["answers"], found["refusals"], found["broken"], found["answers"] / found["microseconds"] * 1e6)
+    return Load(found["answers"], found["refusals"], found["broken"], found["answers"] / cpu)
 
 
 def in_pairs(

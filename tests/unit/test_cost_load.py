@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.cost import wrk
-from benchmarks.cost.servers import KINDS, running
+from benchmarks.cost.servers import KINDS, cpu_of, running
 from benchmarks.cost.wrk import Load, Pairs, in_pairs, load
 
 needs_wrk = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
@@ -69,6 +69,13 @@ def test_a_server_that_does_not_start_says_why(monkeypatch: pytest.MonkeyPatch):
         running(UVICORN, "no_such_app"),
     ):
         pass
+
+
+def test_the_time_of_workers_is_their_servers():
+    [gunicorn] = [kind for kind in KINDS if kind.name.startswith("gunicorn")]
+    with running(gunicorn, "") as (server,):
+        assert server.status() == 200
+        assert server.cpu() > cpu_of(server.process.pid) > 0
 
 
 @needs_wrk
