@@ -20,7 +20,9 @@ nox.options.error_on_missing_interpreters = True
 
 @nox.session(python=PYTHONS)
 def tests(session: nox.Session) -> None:
-    session.install(f"{WHEEL}[demo]", *nox.project.dependency_groups(nox.project.load_toml(), "test"))
+    # bytecode of what is used alone, once that is, takes less time than that of everything
+    session.env["PYTHONDONTWRITEBYTECODE"] = None
+    session.install("--no-compile", f"{WHEEL}[demo]", *nox.project.dependency_groups(nox.project.load_toml(), "test"))
     elsewhere = Path(session.create_tmp())
     for name in NEEDED:
         target = elsewhere / name

@@ -30,11 +30,18 @@ def known(**learned: Any) -> Route:
     return Route(Learned(**{"floor": None, "unseen": 0.0, "rate": None, "window": None, **learned}))
 
 
+MONOTONIC = time.monotonic
+
+
+@pytest.fixture(autouse=True)
+def _one_clock(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gates go by the service's, too: what a busy machine takes for a test would change what may start."""
+    monkeypatch.setattr(module.time, "monotonic", service.clock)
+
+
 @pytest.fixture
 def gate(service: Service, monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """A gate whose clock is the service's, too."""
     know_all_classes(monkeypatch)
-    monkeypatch.setattr(module.time, "monotonic", service.clock)
     return Gate(monitor=service.monitor, allocation_guard=False)
 
 
@@ -444,6 +451,7 @@ def test_in_a_child_process_nothing_is_granted_to_all(gate: Gate, way: Door) -> 
 
 def test_it_ends_by_the_real_clock_too(machine: Machine, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     know_all_classes(monkeypatch)
+    monkeypatch.setattr(module.time, "monotonic", MONOTONIC)
     monitor = MemoryMonitor(root=str(machine.root))
     gate = Gate(monitor=monitor, allocation_guard=False)
     way = door(gate)
