@@ -57,7 +57,7 @@ def test_an_example_starts_by_its_first_line_and_sheds_under_the_load_test(
         load = subprocess.run(
             [
                 *(sys.executable, EXAMPLES / "load_test.py", "--target", f"it={url}", "--require", "it"),
-                *("--rate", "250", "--seconds", "3", "--report", tmp_path / "report.html"),
+                *("--rate", "250", "--seconds", "4", "--report", tmp_path / "report.html"),
             ],
             capture_output=True,
             text=True,
