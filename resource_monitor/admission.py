@@ -700,9 +700,9 @@ class Admission:
             return
         route._cold = _WARM
         route._holds = holds
-        rate = (self._idle - self.floor) / (1 + self._others) / (holds * route._lasts)
-        if rate * route._lasts > _FEW:
-            route.rate, route._tokens, route._filled = max(rate, _SLOWEST), 0.0, now
+        fit = (self._idle - self.floor) / (1 + self._others) / holds
+        if fit > _FEW and route._lasts:  # what takes no time that a clock could tell has no pace
+            route.rate, route._tokens, route._filled = max(fit / route._lasts, _SLOWEST), 0.0, now
             route._lost = 0  # before there was a pace
 
     # --- latency ---

@@ -161,6 +161,7 @@ def first_round(
     rounds: int = 1,
     lost: int = 0,
     tenth: float = 0.1,
+    took: float | None = None,
     learned: Learned | None = None,
 ) -> tuple[Admission, Route]:
     """Requests that take five tenths of a second, of all that is left 240 MB without what they ``hold`` by then."""
@@ -176,7 +177,7 @@ def first_round(
             admission.read(left, 240 * MB - left, now + part * tenth, others=others, elsewhere=elsewhere)
         now += 5 * tenth
         for number in range(count + lost):
-            admission.ends(route, now, lost=number < lost, took=5 * tenth)
+            admission.ends(route, now, lost=number < lost, took=5 * tenth if took is None else took)
     return admission, route
 
 
@@ -197,6 +198,10 @@ def test_as_many_start_as_fit_if_each_holds_what_the_first_held() -> None:
     assert rate_after(lambda tenth: 80 * MB if tenth > 2 else 0) == pytest.approx(80)
     # in steps as they are read: 10 MB × 0.25 s, and not × 0.3 s
     assert rate_after(lambda tenth: tenth * 16 * MB) == pytest.approx(80)
+
+
+def test_a_class_whose_requests_take_no_time_by_the_clock_begins_without_a_rate() -> None:
+    assert rate_after(steadily(80 * MB), took=0.0) is None
 
 
 def test_what_other_processes_hold_is_not_put_down_to_a_class() -> None:
