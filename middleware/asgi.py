@@ -22,7 +22,7 @@ from resource_monitor.middleware.asgi_body import (
     Message,
     Receive,
     body_of,
-    unread,
+    counted,
 )
 from resource_monitor.middleware.asgi_loops import running_loop
 from resource_monitor.middleware.asgi_rest import Rest
@@ -198,10 +198,9 @@ class MemoryBackpressureMiddleware(Doorway):
             return shed
         return None if response.started else response.withheld
 
-    async def _refuse_started(self, shed: Shed, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse what started unasked, whose app got ``receive``."""
-        body, server = unread(receive)
-        await self._refuse(shed, body, scope, server, send)
+    def _refuse_started(self, shed: Shed, scope: Scope, receive: Receive, send: Send) -> Coroutine[Any, Any, None]:
+        """What refuses a request that started unasked, whose app got ``receive``."""
+        return self._refuse(shed, counted(receive), scope, receive, send)
 
     async def _refuse(self, shed: Shed, body: Body | None, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "websocket":

@@ -41,23 +41,23 @@ class CountedReceive:
     """The ``receive`` of an app that gets a body which is kept room for: knows what came of it, for whoever has to
     refuse the request after all."""
 
-    __slots__ = ("body", "server")
+    __slots__ = ("_receive", "body")
 
-    def __init__(self, server: Receive, announced: int) -> None:
-        self.server = server
+    def __init__(self, receive: Receive, announced: int) -> None:
+        self._receive = receive
         self.body = Body(announced)
 
     async def __call__(self) -> Message:
-        message = await self.server()
+        message = await self._receive()
         if message["type"] == "http.request":
             self.body.came += len(message.get("body", b""))
             self.body.ended = not message.get("more_body", False)
         return message
 
 
-def unread(receive: Receive) -> tuple[Body | None, Receive]:
-    """What is known of the body that ``receive`` is for, and the server's own."""
-    return (receive.body, receive.server) if isinstance(receive, CountedReceive) else (None, receive)
+def counted(receive: Receive) -> Body | None:
+    """The body that ``receive`` counts; ``None`` for one that does not."""
+    return receive.body if isinstance(receive, CountedReceive) else None
 
 
 class BodyReceive:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import mmap
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from resource_monitor.middleware.asgi_body import Receive
 from resource_monitor.middleware.asgi_loops import sleep
-from resource_monitor.middleware.borrowed_socket import borrowed_socket
 
 # What is taken of a client that does not stop, and for how long, in seconds.
 BYTES, SECONDS = 64 << 20, 10.0
@@ -55,7 +56,7 @@ class Lingering:
         """How many bytes were there, ``None`` at their end; ``tell`` the client that no more than the answer comes."""
         dropped = 0
         try:
-            with borrowed_socket(self._transport.get_extra_info("socket").fileno()) as borrowed:
+            with _borrowed(self._transport.get_extra_info("socket").fileno()) as borrowed:
                 if tell:
                     borrowed.shutdown(socket.SHUT_WR)
                 while dropped < _AT_ONCE:
@@ -68,6 +69,17 @@ class Lingering:
         except OSError:  # a reset, or both sides are closed: nobody is left to wait for
             return None
         return dropped
+
+
+@contextmanager
+def _borrowed(descriptor: int) -> Iterator[socket.socket]:
+    """The socket of a descriptor that someone else owns, which stays open. Raises :class:`OSError` without one."""
+    # the family is told, for it would be asked for; it makes no difference to what is connected already
+    borrowed = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, fileno=descriptor)
+    try:
+        yield borrowed
+    finally:
+        borrowed.detach()
 
 
 def lingering_of(receive: Receive) -> Lingering | None:

@@ -468,7 +468,6 @@ def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
     service: Service, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     know_all_classes(monkeypatch)
-    monkeypatch.setattr(module.time, "monotonic", service.clock)
     machine.write("/proc/sys/fs/file-nr", "0 0 1000")
     machine.write(
         "/proc/self/limits", "Max open files            99990                99990                files     \n"

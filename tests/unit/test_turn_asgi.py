@@ -18,6 +18,7 @@ from machine import MIB, Service
 from resource_monitor._native._turn import SHORT_BODY
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import ADMITTED, MemoryBackpressureMiddleware, gate
+from resource_monitor.middleware.asgi_body import counted
 from resource_monitor.middleware.lag import Heartbeat
 
 Message = dict[str, Any]
@@ -165,6 +166,9 @@ def test_the_rest_of_a_body_is_read_where_its_request_is_lost_and_no_more(
         try:
             for _ in range(received):
                 assert len((await receive())["body"]) == SHORT_BODY
+            body = counted(receive)
+            assert body is not None
+            assert (body.rest, body.ended) == (wrapped.left, wrapped.left == 0)
             raise MemoryError
         except MemoryError:
             if not handled:
