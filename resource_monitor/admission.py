@@ -10,7 +10,8 @@ Everything that changes the state of admission lives in this file. A request sta
   floor. Where the allocation guard protects the service, a class that loses nothing may go lower, as far as ``lowest``,
   and so may one of which fewer are in flight than lately were without a loss, for an allocator keeps what they left.
   One that is paced and most of what is in flight may go there at once: its pace keeps memory full, and answers for what
-  is lost; a floor would make gusts of an even flow. Those that can wait rather do that than be lost, and leave more.
+  is lost; a floor would make gusts of an even flow. So may one that lost some before the first were measured: the guard
+  sees what it takes, and few start at once. Those that can wait rather do that than be lost, and leave more.
 * *Cold start*: the first requests of a class say what it needs, so that few of them start in the same moment.
 * The *pace*: may one more request of this route class start now? A class begins at the rate that fits by what its first
   requests held, and for how long; where that does not bind, it is not paced until the allocation guard has cost it
@@ -559,8 +560,9 @@ class Admission:
         if not route.unseen and self._prevails(route):
             # what ended may have left its memory with the allocator, where the next one finds it
             carried = floor < self.floor and route.in_flight < route._carried
-            paced = route.rate is not None and not patient
-            if carried or paced:
+            # while memory is full of the first ones, those that start take theirs when these leave it
+            refilling = route.lost > 0 and not route._measured
+            if carried or ((route.rate is not None or refilling) and not patient):
                 floor = self.lowest
         return 2 * floor if priority is Priority.SHEDDABLE else floor
 

@@ -499,6 +499,30 @@ def test_a_paced_class_leaves_no_more_than_the_lowest_while_it_prevails() -> Non
     assert admission.floor_of(paced) == 200
 
 
+def test_a_class_that_lost_some_before_it_was_measured_fills_memory_again_while_the_first_ones_leave_it() -> None:
+    """What starts meanwhile takes its memory when these are gone, and a loss says that the guard sees what it takes."""
+    admission, route = Admission(1000, lowest=200), Route()
+    for _ in range(3):
+        assert admission.decide(route, 1000, 0.0) is None
+    assert admission.floor_of(route) == 1000
+    admission.ends(route, 0.1, lost=True, took=0.1)
+    assert admission.floor_of(route) == 200
+    assert admission.floor_of(route, Priority.SHEDDABLE) == 400
+    assert admission.floor_of(route, patient=True) == 1000
+    # nor where most of what is in flight is not of this class, or what the guard does not see is known to be taken
+    other = warm()
+    in_flight(admission, other, 1)
+    assert admission.floor_of(route) == 1000
+    admission.ends(other, 0.1, lost=False, took=0.1)
+    route.unseen = float(MIB)
+    assert admission.floor_of(route) == 1000
+    route.unseen = 0.0
+    in_flight(admission, route, 7)
+    for _ in range(8):
+        admission.ends(route, 0.2, lost=False, took=0.1)
+    assert admission.floor_of(route) == 1000
+
+
 def test_where_the_user_set_the_floor_no_class_has_one_of_its_own() -> None:
     work = Class(Admission(1000))
     list(work.counts(20))
