@@ -28,7 +28,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One cgroup file system of ``/proc/PID/mountinfo``: man 5 proc."""
+    """One cgroup file system of ``/proc/self/mountinfo``: man 5 proc."""
 
     root: str
     mount_point: str
@@ -85,11 +85,13 @@ def parse_mounts(lines: Iterable[str], source: str) -> Iterator[Mount]:
 def resolve(controller: str = "memory", *, pid: int | None = None, root: str = "/") -> Hierarchy | None:
     """The hierarchy that accounts ``controller`` for the process ``pid`` (default: this one), or ``None`` without one.
 
-    Raises :class:`ProbeError` when ``/proc/PID/cgroup`` or ``mountinfo`` is there but cannot be read or understood.
+    Where cgroups are mounted is asked of this process, which opens their files: a process in a container has them at
+    the same place and sees there no more than its own. Raises :class:`ProbeError` when ``/proc/PID/cgroup`` or
+    ``/proc/self/mountinfo`` is there but cannot be read or understood.
     """
     process = "self" if pid is None else str(pid)
     memberships = _read_memberships(root, process)
-    mounts = _read_mounts(root, process)
+    mounts = _read_mounts(root)
     pid = os.getpid() if pid is None else pid
 
     v1 = [mount for mount in mounts if mount.version == 1 and controller in mount.super_options]
@@ -199,8 +201,8 @@ def _read_memberships(root: str, process: str) -> list[Membership]:
         raise ProbeError.from_errno(path, error.errno or 0) from error
 
 
-def _read_mounts(root: str, process: str) -> list[Mount]:
-    path = f"/proc/{process}/mountinfo"
+def _read_mounts(root: str) -> list[Mount]:
+    path = "/proc/self/mountinfo"
     try:
         with open(on_disk(root, path), encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             return list(parse_mounts(file, path))

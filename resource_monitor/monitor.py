@@ -138,9 +138,9 @@ class MemoryMonitor(Sampler):
 def _declared(limit: int | str | None) -> int | None:
     source = "limit"
     if limit is None:
-        source, limit = "RESOURCE_MONITOR_LIMIT", os.environ.get("RESOURCE_MONITOR_LIMIT") or None
-    if limit is None:
-        return None
+        source, limit = "RESOURCE_MONITOR_LIMIT", os.environ.get("RESOURCE_MONITOR_LIMIT", "")
+        if limit.strip().lower() in ("", "none"):
+            return None
     try:
         size = parse_size(limit)
     except ConfigurationError as error:

@@ -225,4 +225,15 @@ def _owner(process: str, root: str) -> tuple[int, bool]:
         raise ProbeError.from_errno(path, error.errno or 0) from error
     except (KeyError, ValueError, IndexError):
         raise ProbeError(path, "does not hold what the kernel documents for it") from None
-    return uid, uid == 0 or bool(capabilities & (_CAP_SYS_ADMIN | _CAP_SYS_RESOURCE))
+    exempt = uid == 0 or bool(capabilities & (_CAP_SYS_ADMIN | _CAP_SYS_RESOURCE))
+    return uid, exempt and _is_in_first_namespace(process, root)
+
+
+def _is_in_first_namespace(process: str, root: str) -> bool:
+    """Whether the users of this process are the machine's own: the root of another namespace has no exemption
+    (kernel/fork.c, ``copy_process``)."""
+    try:
+        with open(cgroup.on_disk(root, f"/proc/{process}/uid_map"), encoding="ascii", errors="replace") as file:
+            return file.read().split() == ["0", "0", "4294967295"]
+    except OSError:
+        return True  # a kernel without such namespaces

@@ -22,6 +22,10 @@ _SIZES = 'give bytes as a number, or a size such as "64MiB"'
 _AMOUNTS = 'give bytes as a number, a size such as "64MiB", or a share of the limit such as "5%"'
 
 
+MOST = 2**64 - 1
+"""Bytes: what the kernel counts in."""
+
+
 @dataclass(frozen=True, slots=True)
 class Amount:
     """Bytes, or a share of a limit that is known only later, kept between two bounds.
@@ -54,12 +58,16 @@ def _size(value: int | str, remedy: str) -> int:
         factor = _FACTORS.get(match[2].lower()) if match else None
         if match is None or factor is None:
             raise ConfigurationError(f"{value!r} is not a size; {remedy}.")
-        return int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
-    if isinstance(value, bool) or not isinstance(value, int):
+        size = int(float(match[1]) * factor) if "." in match[1] else int(match[1]) * factor
+    elif isinstance(value, bool) or not isinstance(value, int):
         raise ConfigurationError(f"{value!r} is not a size; {remedy}.")
-    if value < 0:
+    elif value < 0:
         raise ConfigurationError(f"{value!r} is negative; {remedy}.")
-    return value
+    else:
+        size = value
+    if size > MOST:
+        raise ConfigurationError(f"{value!r} is more bytes than any machine counts; give less than 16777216TiB.")
+    return size
 
 
 def parse_amount(value: int | str) -> Amount:

@@ -26,7 +26,7 @@ enum { INACTIVE_FILE, ACTIVE_FILE, MAPPED, SHMEM, DIRTY, WRITEBACK, SLAB, HIERAR
  * of the same cgroup share it. */
 struct pass {
     int tier;
-    u64 mem_total;      /* of the machine: a cgroup limit of more is none */
+    u64 mem_total;      /* of the machine: a cgroup limit of more is none; lxcfs shows the limit itself for it */
     u64 least_visible;  /* the smallest value that a visible v1 level sets */
     const rm_limit *below; /* the last cgroup whose reclaimable part was read */
     int stat_fd;
@@ -151,7 +151,7 @@ static int is_limited_above(rm_limit *limit, struct pass *pass)
         if (load_stat(limit, pass))
             return 0;
     limit->value = pass->stat[HIERARCHICAL];
-    limit->state = limit->value >= pass->least_visible || limit->value >= pass->mem_total ? RM_UNLIMITED : RM_LIMITED;
+    limit->state = limit->value >= pass->least_visible || limit->value > pass->mem_total ? RM_UNLIMITED : RM_LIMITED;
     return limit->state == RM_LIMITED;
 }
 
@@ -174,7 +174,7 @@ static int read_cgroup_limit(rm_limit *limit, struct pass *pass)
     }
     if (limit->kind == RM_CGROUP_V1 && limit->value < pass->least_visible)
         pass->least_visible = limit->value;
-    limit->state = limit->value >= V1_UNLIMITED || limit->value >= pass->mem_total ? RM_UNLIMITED : RM_LIMITED;
+    limit->state = limit->value >= V1_UNLIMITED || limit->value > pass->mem_total ? RM_UNLIMITED : RM_LIMITED;
     return limit->state == RM_LIMITED;
 }
 

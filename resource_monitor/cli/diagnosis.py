@@ -24,6 +24,8 @@ from resource_monitor.units import format_size
 # Limits of the whole machine: they bind nobody in particular, and what is refused for them helps others more than us.
 _OF_THE_MACHINE = ("host memory", "commit limit")
 _SERVERS = ("python", "uvicorn", "gunicorn", "hypercorn", "daphne", "granian", "waitress", "uwsgi")
+# What cgroup v1 says where nothing limits: the most that fits, in whole pages of up to 64 KiB; as in probe.c.
+_V1_UNLIMITED = 2**63 - 2**16
 _HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
@@ -175,7 +177,8 @@ def _swap(machine: Machine, hierarchy: Hierarchy | None) -> Iterator[Finding]:
         off = machine.read(f"{leaf}/memory.swap.max") == "0"
     else:
         both = machine.read(f"{leaf}/memory.memsw.limit_in_bytes")
-        off = both != "" and both == machine.read(f"{leaf}/memory.limit_in_bytes")
+        limited = both.isdecimal() and int(both) < _V1_UNLIMITED
+        off = limited and both == machine.read(f"{leaf}/memory.limit_in_bytes")
     if off:
         yield Finding(Status.OK, "swap", "the cgroup may use none.")
     else:

@@ -280,11 +280,25 @@ def test_a_file_that_is_there_but_cannot_be_read_is_an_error_that_names_it(machi
 
 def test_another_process_is_found_by_its_pid(machine: Machine) -> None:
     machine.write("/proc/77/cgroup", "0::/seven\n")
-    machine.write("/proc/77/mountinfo", "1 0 0:1 / /m rw - cgroup2 none rw\n")
+    machine.write("/proc/self/mountinfo", "1 0 0:1 / /m rw - cgroup2 none rw\n")
     machine.v2_level("/m/seven", usage=1)
     hierarchy = resolve(pid=77, root=str(machine))
     assert hierarchy is not None
     assert hierarchy.levels == ("/m/seven",)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_process_in_a_container_is_found_where_this_one_sees_it(machine: Machine, version: int) -> None:
+    """It has its own cgroup mounted at the place where we have all of them."""
+    scope, kind = "/system.slice/docker-x.scope", {1: "cgroup cgroup rw,memory", 2: "cgroup2 cgroup2 rw"}[version]
+    mount = "/sys/fs/cgroup"
+    machine.process("0::/\n4:memory:/\n", f"30 20 0:26 / {mount} rw - {kind}\n")
+    machine.write("/proc/77/cgroup", f"0::{scope}\n4:memory:{scope}\n")
+    machine.write("/proc/77/mountinfo", f"30 20 0:26 {scope} {mount} rw - {kind}\n")
+    (machine.v1_level if version == 1 else machine.v2_level)(mount + scope, usage=1)
+    hierarchy = resolve(pid=77, root=str(machine))
+    assert hierarchy is not None
+    assert (hierarchy.levels[0], hierarchy.uncertain) == (mount + scope, False)
 
 
 def test_a_process_that_is_not_there_is_an_error(machine: Machine) -> None:

@@ -145,6 +145,14 @@ def test_under_v1_the_limit_on_both_says_whether_there_may_be_swap(
     assert find(machine, "swap").status is status
 
 
+def test_under_v1_two_limits_that_are_none_do_not_forbid_swap(machine: Machine) -> None:
+    machine.write("/proc/meminfo", "MemTotal: 8388608 kB\nMemAvailable: 4194304 kB\nSwapTotal: 1000000 kB\n")
+    machine.v1("/app")
+    machine.v1_level("/sys/fs/cgroup/memory/app", limit=V1_UNLIMITED, usage=0)
+    machine.write("/sys/fs/cgroup/memory/app/memory.memsw.limit_in_bytes", f"{V1_UNLIMITED}\n")
+    assert find(machine, "swap").status is Status.NOTE
+
+
 @pytest.mark.parametrize(("mode", "status"), [("0", Status.OK), ("1", Status.OK), ("2", Status.NOTE)])
 def test_overcommit_that_refuses_is_noted(machine: Machine, mode: str, status: Status) -> None:
     machine.write("/proc/sys/vm/overcommit_memory", mode + "\n")

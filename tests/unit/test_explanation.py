@@ -97,7 +97,7 @@ def test_what_cannot_be_read_is_told_last(machine: Machine) -> None:
 
 def test_another_process_is_explained_by_its_pid(machine: Machine) -> None:
     machine.write("/proc/77/cgroup", "0::/seven\n")
-    machine.write("/proc/77/mountinfo", "1 0 0:1 / /m rw - cgroup2 none rw\n")
+    machine.write("/proc/self/mountinfo", "1 0 0:1 / /m rw - cgroup2 none rw\n")
     machine.v2_level("/m/seven", limit=64 * MIB, usage=60 * MIB)
     first = explain(77, root=str(machine)).first
     assert first is not None

@@ -107,14 +107,24 @@ def test_every_level_is_reported_the_unlimited_ones_too(machine: Machine) -> Non
     }
 
 
-@pytest.mark.parametrize("limit", [9223372036854771712, 9223372036854710272, 64 * GIB, 65 * GIB])
-def test_a_limit_of_all_the_machine_has_is_none(machine: Machine, limit: int) -> None:
+@pytest.mark.parametrize("limit", [9223372036854771712, 9223372036854710272, 65 * GIB])
+def test_a_limit_of_more_than_the_machine_has_is_none(machine: Machine, limit: int) -> None:
     machine.v1("/")
     machine.v1_level("/sys/fs/cgroup/memory", limit=limit, usage=1)
     reader = read(machine)
     assert named(reader, "host memory").value == 64 * GIB
     assert (named(reader, "cgroup v1").value, named(reader, "cgroup v1").flags) == (None, frozenset())
     assert [limit.kind for limit in reader.limits() if limit.value] == ["host memory"]
+
+
+def test_a_limit_that_lxcfs_shows_as_the_machines_memory_still_binds(machine: Machine) -> None:
+    """In its ``MemAvailable`` files in tmpfs count as free, which the kernel cannot reclaim."""
+    machine.container(limit=GIB, usage=700 * MIB, inactive_file=10 * MIB)
+    machine.memory(total=GIB, available=900 * MIB)
+    reader = read(machine)
+    assert reader.headroom == 334 * MIB
+    assert (first := reader.first()) is not None
+    assert first.kind == "cgroup v2"
 
 
 def test_no_limit_is_none_also_where_the_machines_memory_is_unknown(machine: Machine) -> None:

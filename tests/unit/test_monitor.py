@@ -199,8 +199,9 @@ def test_the_environment_declares_a_limit(machine: Machine, monkeypatch: pytest.
     assert MemoryMonitor(limit=128 * MIB, root=str(machine)).headroom() == 28 * MIB
 
 
-def test_an_empty_variable_declares_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RESOURCE_MONITOR_LIMIT", "")
+@pytest.mark.parametrize("text", ["", "none"])
+def test_an_empty_variable_declares_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("RESOURCE_MONITOR_LIMIT", text)
     assert MemoryMonitor(root=str(machine)).headroom() == 60 * GIB
 
 

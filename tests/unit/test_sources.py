@@ -344,6 +344,12 @@ def test_whom_the_kernel_exempts_has_no_limit_on_the_users_tasks(machine: Machin
     assert "tasks of the user" not in kinds(of_user(machine, uid, capabilities=capabilities))
 
 
+@pytest.mark.parametrize(("mapped", "exempt"), [("0 0 4294967295", True), ("0 100000 65536", False)])
+def test_the_root_of_a_namespace_of_its_own_is_not_exempt(machine: Machine, mapped: str, exempt: bool) -> None:
+    machine.write("/proc/self/uid_map", f"         {mapped}\n")
+    assert ("tasks of the user" in kinds(of_user(machine, 0, capabilities=CAP_SYS_ADMIN))) is not exempt
+
+
 def test_other_capabilities_exempt_no_one(machine: Machine) -> None:
     assert "tasks of the user" in kinds(of_user(machine, 7, capabilities=CAP_NET_RAW))
 
@@ -724,7 +730,7 @@ def test_this_process_s_own_limits_need_no_file() -> None:
 
 def test_another_process_is_read_by_its_pid(machine: Machine) -> None:
     machine.write("/proc/77/cgroup", "0::/seven\n")
-    machine.write("/proc/77/mountinfo", "1 0 0:1 / /m rw - cgroup2 none rw\n")
+    machine.write("/proc/self/mountinfo", "1 0 0:1 / /m rw - cgroup2 none rw\n")
     machine.v2_level("/m/seven", limit=64 * MIB, usage=60 * MIB)
     machine.tasks_level("/m/seven", limit=9, usage=8)
     machine.rlimits("77", open_files=5)

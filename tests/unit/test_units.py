@@ -1,3 +1,6 @@
+import re
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +47,13 @@ def test_names_what_is_no_size_and_says_what_would_be_one(value: object) -> None
 def test_where_a_share_would_do_the_remedy_names_one() -> None:
     with pytest.raises(ConfigurationError, match=r'"64MiB", or a share of the limit such as "5%".$'):
         parse_amount("lots")
+
+
+@pytest.mark.parametrize("value", [2**64, "18446744073709551616", "16777216TiB", "99999999.5TiB"])
+@pytest.mark.parametrize("parse", [parse_size, parse_amount])
+def test_refuses_what_the_kernel_cannot_count(parse: Callable[[int | str], object], value: int | str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{re.escape(repr(value))} is more bytes than any machine counts; "):
+        parse(value)
 
 
 def test_refuses_a_negative_number() -> None:
