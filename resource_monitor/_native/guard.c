@@ -187,11 +187,15 @@ static void tell(void)
         atomic_store(&untold, true); /* its queue is full; the next check tries again */
 }
 
-/* 0, or ESTALE in a child that was forked a moment ago. */
+/* 0, or ESTALE in a child that was forked a moment ago, or had no descriptors for files of its own, and tries again. */
 static int read_limits(int tier, int64_t now)
 {
     int error = rm_read(guard.watch.limits, guard.watch.count, tier, guard.watch.owner, guard.watch.margin, &guard.outcome);
     guard.statistics.checks++;
+    if (error && tier == RM_FULL) {
+        guard.full_at = now;
+        raise_event(RM_GUARD_MOVED);
+    }
     if (error || tier == RM_USAGE)
         return error;
     guard.reclaimable_at = now;
@@ -276,10 +280,12 @@ static void publish(void)
     __atomic_store_n(&guard.published[1], ~passed, __ATOMIC_RELEASE);
 }
 
-/* Whether `size` more bytes may be taken, where such a share of the floor is to be left; sets the next budget, and `charged`
- * when the block is so large a part of what is left that it is to be charged at once. The lock is held. */
-static bool check(size_t size, int share, bool *charged)
+/* Whether a block of `size` bytes, of which `held` are there already, may be taken, where such a share of the floor is to be
+ * left; sets the next budget, and `charged` when it takes so large a part of what is left that it is to be charged at once.
+ * The lock is held. */
+static bool check(size_t size, size_t held, int share, bool *charged)
 {
+    size_t more = size - held;
     bool small = share > 1;
     int64_t now = now_ns();
     unsigned int every = atomic_load_explicit(&refuse_every, memory_order_relaxed);
@@ -299,10 +305,10 @@ static bool check(size_t size, int share, bool *charged)
         return false;
     }
     u64 floor = guard.floor / share;
-    u64 needed = size > NO_LIMIT - floor ? NO_LIMIT : size + floor;
+    u64 needed = more > NO_LIMIT - floor ? NO_LIMIT : more + floor;
     int tier = now - guard.full_at >= FULL_INTERVAL ? RM_FULL : RM_USAGE;
     if (read_limits(tier, now)) {
-        set_budget(BUDGET_MOST);
+        set_budget(SLICE);
         return true;
     }
     /* Beyond what is free, the room is page cache that the kernel must reclaim first, which may have gone since; and
@@ -317,12 +323,12 @@ static bool check(size_t size, int share, bool *charged)
         return refuse(size, headroom, small, now);
 
     /* what passes unchecked may be anyone's, so that below the app's floor nothing does */
-    u64 left = minus(headroom, size + guard.floor / SMALL_SHARE);
+    u64 left = minus(headroom, more + guard.floor / SMALL_SHARE);
     bool recycled = minus(guard.left, left) < guard.granted / 4;
     u64 next = left / (recycled ? RECYCLED_SHARE : BUDGET_SHARE);
     size_t from = left / CHARGED_SHARE > TIMED ? left / CHARGED_SHARE : TIMED;
     /* another library's hook below us may want the GIL, for which nobody may wait who holds the lock */
-    *charged = size >= from && usable_size;
+    *charged = more >= from && usable_size;
     atomic_store_explicit(&charged_from, usable_size ? from : SIZE_MAX, memory_order_relaxed);
     next = next > BUDGET_MOST ? BUDGET_MOST : next < BUDGET_LEAST ? (left < BUDGET_LEAST ? left : BUDGET_LEAST) : next;
     guard.left = left;
@@ -419,25 +425,28 @@ static void *perform(enum operation operation, const allocator_t *from, void *bl
 
 static void *checked(enum operation operation, const allocator_t *from, void *block, size_t count, size_t size)
 {
-    size_t bytes = count * size;
+    size_t bytes = count * size, held = 0;
     int share = share_of(bytes, operation == ARENA);
     bool charged = false;
     if (inside)
         return perform(operation, from, block, count, size);
     if (operation == REALLOC && block) {
         /* shrinking never fails; where growth cannot be told from it, only what is large is worth the risk */
-        if (usable_size ? bytes <= usable_size(block) : share > 1)
+        size_t usable = usable_size ? usable_size(block) : 0;
+        if (usable_size ? bytes <= usable : share > 1)
             return perform(operation, from, block, count, size);
+        if (usable_size && rm_heap_remaps(block)) /* elsewhere both may be there for a moment */
+            held = usable;
     }
     inside = true;
     take_lock();
-    bool granted = check(bytes, share, &charged);
+    bool granted = check(bytes, held, share, &charged);
     void *result = NULL;
     if (charged) {
         bool again;
         int turn = begin_turn();
         if (turn >= 0)
-            granted = check(bytes, share, &again); /* others had theirs meanwhile */
+            granted = check(bytes, held, share, &again); /* others had theirs meanwhile */
         if (granted && (result = perform(operation, from, block, count, size)))
             charge(result, bytes);
         end_turn(turn);

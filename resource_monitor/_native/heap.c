@@ -18,6 +18,12 @@
 #include "probe.h"
 #include "text.h"
 
+/* mallopt(3) of glibc, by whose numbers it is asked where glibc is what serves malloc; musl's header has none. */
+#ifndef M_MMAP_THRESHOLD
+#define M_TRIM_THRESHOLD (-1)
+#define M_MMAP_THRESHOLD (-3)
+#endif
+
 /* MALLCTL_ARENAS_ALL of jemalloc >= 5.0: the index that stands for all arenas merged (jemalloc(3)). */
 #define ALL_ARENAS "4096"
 
@@ -270,6 +276,14 @@ void rm_heap_prepare(u64 limit)
     u64 large = limit / SHARE < LEAST ? LEAST : limit / SHARE > MOST ? MOST : limit / SHARE;
     glibc.option(M_MMAP_THRESHOLD, (int)large);
     glibc.option(M_TRIM_THRESHOLD, (int)large);
+}
+
+/* Whether a block has a mapping of its own, which grows where it is, without a copy: on glibc the word before it says so
+ * (malloc/malloc.c, IS_MMAPPED and mremap_chunk). */
+int rm_heap_remaps(const void *block)
+{
+    enum { IS_MMAPPED = 2 };
+    return rm_heap_detect() == RM_HEAP_GLIBC && ((const size_t *)block)[-1] & IS_MMAPPED;
 }
 
 /* Give unused memory back to the kernel. 0, an errno of jemalloc's, or ENOTSUP when the allocator offers no way. */

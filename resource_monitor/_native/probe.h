@@ -107,5 +107,6 @@ int rm_heap_has_statistics(void);
 int rm_heap_read(rm_heap_statistics *out);
 int rm_heap_dirty(unsigned long long *dirty);
 void rm_heap_prepare(unsigned long long limit);
+int rm_heap_remaps(const void *block);
 int rm_heap_relieve(void);
 int rm_heap_report(int fd);

@@ -237,6 +237,24 @@ def test_what_the_kernel_would_reclaim_is_looked_at_when_it_is_needed(
     assert run_python(child_cgroup(512 * MIB), program, machine) == [120, 0, 120]
 
 
+def test_on_glibc_a_block_that_grows_needs_room_for_what_it_grows_by(child_cgroup: MakeCgroup) -> None:
+    program = """
+        import json
+        from resource_monitor.guard import AllocationGuard
+
+        AllocationGuard().install()
+        block = bytearray(b"x") * (240 << 20)
+        block += b"y" * (8 << 20)
+        sizes = [len(block) >> 20]
+        try:
+            block *= 3
+        except MemoryError:
+            sizes.append(len(block) >> 20)
+        print(json.dumps(sizes))
+    """
+    assert run_python(child_cgroup(384 * MIB), program) == [248, 248]
+
+
 def test_what_another_process_takes_is_noticed(child_cgroup: MakeCgroup) -> None:
     parent = child_cgroup(160 * MIB)
     program = """

@@ -398,6 +398,33 @@ def test_a_forked_child_is_guarded_by_readings_of_its_own(child_cgroup: MakeCgro
     assert other.oom_kills() == 0
 
 
+def test_a_forked_child_without_descriptors_is_guarded_as_soon_as_it_has_some(child_cgroup: MakeCgroup) -> None:
+    """Those of its parent tell of the parent, so that until then nothing is refused."""
+    program = (
+        PRELUDE
+        + """
+    import resource
+
+    guard.install()
+    out, end = os.pipe()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (os.dup(0) + 1, hard))
+    if os.fork() == 0:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(4):  # looked for by a check, and found when Python runs on
+            time.sleep(0.12)
+            b"x" * (4 << 20)
+        os.write(end, json.dumps([refused(), guard.statistics().refusals]).encode())
+        os._exit(0)
+    _, status = os.wait()
+    print(json.dumps([status, *json.loads(os.read(out, 100) or "[]")]))
+    """
+    )
+    cgroup = child_cgroup(LIMIT)
+    assert run_python(cgroup, program) == [0, True, 1]
+    assert cgroup.oom_kills() == 0
+
+
 def test_forking_while_threads_allocate_never_hangs(child_cgroup: MakeCgroup) -> None:
     program = (
         PRELUDE

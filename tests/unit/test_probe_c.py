@@ -300,6 +300,7 @@ def _calls(meminfo: int, directory: int, null: int) -> dict[str, Callable[[], ob
         "rm_heap_read": lambda: lib.rm_heap_read(statistics),
         "rm_heap_dirty": lambda: lib.rm_heap_dirty(number),
         "rm_heap_prepare": lambda: lib.rm_heap_prepare(64 << 30),
+        "rm_heap_remaps": lambda: lib.rm_heap_remaps(number + 1),
         "rm_heap_relieve": lib.rm_heap_relieve,
     }
 
