@@ -10,6 +10,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := pyproject.toml setup.py $(wildcard resource_monitor/_native/*.[ch] resource_monitor/_native/turn/*.[ch] resource_monitor/_native/build.py)
 
+.DELETE_ON_ERROR:
 .PHONY: demo test servers coverage lint arena arena-full soak guard-cost bench instructions clean
 
 demo: .venv/installed-demo

@@ -41,7 +41,8 @@ def main() -> int:
     delegate()
     console = Console(highlight=False)
     # A terminal closed or a CI job cancelled must clean up as Ctrl-C does.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
 
     scenario = SCENARIOS[options.scenario]
     setting = describe(scenario, options.rate, options.seconds)

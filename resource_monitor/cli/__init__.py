@@ -35,9 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the subcommand in ``argv`` (default: ``sys.argv``) and return the exit status."""
     _prepare_output()
     try:
-        arguments = _parser().parse_args(argv)
-        status = _COMMANDS[arguments.command].run(arguments)
-        sys.stdout.flush()
+        return _run(argv)
     except CommandError as error:
         return _fail(str(error), error.exit_code)
     except ConfigurationError as error:
@@ -52,6 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         _abandon_output()
         return _fail(f"{error.filename or 'the output'}: {error.strerror or error}", FAILED)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit:  # --help or --version, which is all there is to say
+        status = 0
+    else:
+        status = _COMMANDS[arguments.command].run(arguments)
+    sys.stdout.flush()
     return status
 
 

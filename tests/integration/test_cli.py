@@ -232,10 +232,11 @@ def test_a_terminal_without_unicode_loses_signs_and_no_figures() -> None:
     assert re.search(r"^\?  host memory|\?  cgroup", command("explain", env=env).stdout, re.MULTILINE)
 
 
-def test_says_in_a_sentence_that_the_disk_is_full() -> None:
+@pytest.mark.parametrize("argument", ["explain", "--help", "--version"])
+def test_says_in_a_sentence_that_the_disk_is_full(argument: str) -> None:
     with open("/dev/full", "wb") as disk:
         ended = subprocess.run(
-            [*COMMAND, "explain"], stdout=disk, stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED
+            [*COMMAND, argument], stdout=disk, stderr=subprocess.PIPE, text=True, check=False, env=BUFFERED
         )
     assert (ended.returncode, ended.stderr) == (1, "resource-monitor: the output: No space left on device\n")
 
