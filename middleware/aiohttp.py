@@ -66,6 +66,8 @@ class MemoryBackpressure:
             if not lost_to_memory(error):
                 raise
             shed = self._gate.lost(stay.admitted)
+            if shed is None:
+                raise
             let_go(error)
             if request.writer.output_size > 0:
                 raise
@@ -88,6 +90,7 @@ class MemoryBackpressure:
             request.path,
             body=min(length, most) if most else length,
             preflight=request.method == hdrs.METH_OPTIONS
+            and not request.body_exists
             and hdrs.ORIGIN in headers
             and hdrs.ACCESS_CONTROL_REQUEST_METHOD in headers,
         )

@@ -106,9 +106,9 @@ class MemoryBackpressureMiddleware(Doorway):
             await self._refuse(admitted, body, scope, receive, send)
             return
 
-        if here:
-            here.begins()
         try:
+            if here:
+                here.begins()
             shed = await self._run(ask, admitted, body, scope, receive, send)
         finally:
             admitted.leave()

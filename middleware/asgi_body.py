@@ -16,8 +16,8 @@ Receive = Callable[[], Awaitable[Message]]
 
 # A body of fewer bytes is there as soon as the request is, or comes in one message (uvicorn reads 64 KiB ahead).
 READ_AHEAD = 1 << 16
-# From HTTP/2 on a body may come without either header.
-_UPLOADS = frozenset({"POST", "PUT", "PATCH"})
+# From HTTP/2 on a body may come without either header; of these nobody expects one (RFC 9110, 9.3).
+_WITHOUT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def body_of(scope: MutableMapping[str, Any]) -> Body | None:
@@ -32,7 +32,7 @@ def body_of(scope: MutableMapping[str, Any]) -> Body | None:
             length = value
     if length is None:
         framed = scope.get("http_version", "1.1").startswith("1")
-        return None if framed or scope["method"] not in _UPLOADS else Body(None)
+        return None if framed or scope["method"] in _WITHOUT else Body(None)
     announced = content_length(length)
     return None if announced == 0 else Body(announced)
 

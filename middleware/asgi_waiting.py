@@ -17,7 +17,7 @@ from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asgi_loops import sleep
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Gate
-from resource_monitor.middleware.waiting import POLL, Queue, Waiter, patience
+from resource_monitor.middleware.waiting import PLACES, POLL, Queue, Waiter, patience
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -156,8 +156,10 @@ class Room:
 
 
 async def wait_by_polling(gate: Gate, ask: Ask, reason: Reason) -> Admitted | Reason:
-    """Wait for room where there is no asyncio: everyone asks for itself, in no order."""
+    """Wait for room where there is no asyncio: everyone asks for itself, in no order, for as many as have a place."""
     answer: Admitted | Reason = reason
+    if gate.waiting >= PLACES:
+        return answer
     since = time.monotonic()
     gate.waits(1)
     try:

@@ -15,6 +15,9 @@ logger = logging.getLogger("resource_monitor")
 Carrier = Any
 """What carries a request: an ASGI scope, a WSGI environ, or what the framework of the adapter calls a request."""
 
+MOST = 1 << 50
+"""Bytes that a request is taken to need at the most: more than any machine has, and thousands of it can be counted."""
+
 RequestCost = int | str | Callable[[Carrier], int]
 PriorityOf = Callable[[Carrier], Priority]
 
@@ -46,7 +49,7 @@ class Asking:
             self.cost_of = request_cost
         else:
             try:
-                self.cost = parse_size(request_cost)
+                self.cost = min(parse_size(request_cost), MOST)
             except ConfigurationError as error:
                 raise ConfigurationError(f"{name}: {error}") from None
         if priority is not None and not callable(priority):
@@ -60,7 +63,8 @@ class Asking:
         self, carrier: Carrier, method: str, path: str, mount: str = "", body: int = 0, *, preflight: bool = False
     ) -> Ask:
         """What to ask for the request in ``carrier``, of whose body ``body`` bytes are announced."""
-        return Ask(method, path, mount, self._need(carrier) + body, self._priority(carrier), preflight)
+        need = min(self._need(carrier) + body, MOST)
+        return Ask(method, path, mount, need, self._priority(carrier), preflight)
 
     def _need(self, carrier: Carrier) -> int:
         if self.cost_of is None:

@@ -73,7 +73,7 @@ class MemoryBackpressureMiddleware:
         if isinstance(stay, Shed):
             return self._refusal(stay, request)
         response: HttpResponseBase | None = None
-        with _Visit(stay, request) as visit, app_runs():
+        with _Visit(self._gate, stay, request) as visit, app_runs():
             response = self.get_response(request)
         return self._answer(response, visit, request)
 
@@ -82,7 +82,7 @@ class MemoryBackpressureMiddleware:
         if isinstance(stay, Shed):
             return self._refusal(stay, request)
         response: HttpResponseBase | None = None
-        with _Visit(stay, request) as visit:
+        with _Visit(self._gate, stay, request) as visit:
             response = await as_app(self.get_response(request))
         return self._answer(response, visit, request)
 
@@ -91,8 +91,11 @@ class MemoryBackpressureMiddleware:
         visit: _Visit | None = getattr(request, _VISIT, None)
         if visit is None or not lost_to_memory(error):
             return None
+        shed = self._gate.lost(visit.stay.admitted)
+        if shed is None:
+            return None
         visit.error = error
-        return self._refusal(self._gate.lost(visit.stay.admitted), request)
+        return self._refusal(shed, request)
 
     def _ask(self, request: HttpRequest) -> Any:
         headers = request.headers
@@ -106,6 +109,8 @@ class MemoryBackpressureMiddleware:
             request.META.get("SCRIPT_NAME", ""),
             length if most is None else min(length, most),
             preflight=request.method == "OPTIONS"
+            and not length
+            and "transfer-encoding" not in headers
             and "origin" in headers
             and "access-control-request-method" in headers,
         )
@@ -113,10 +118,13 @@ class MemoryBackpressureMiddleware:
     def _answer(self, response: HttpResponseBase | None, visit: _Visit, request: HttpRequest) -> HttpResponseBase:
         """What to answer in the end; there is no response when Django let a ``MemoryError`` through."""
         error, visit.error = visit.error, None
-        if error is not None:
+        unanswered = response is None or (error is not None and response.status_code == 500)
+        shed = self._gate.lost(visit.stay.admitted) if unanswered else None
+        if error is not None and not self._gate.dry_run:
             let_go(error)  # not before: under ASGI frames of its traceback were only suspended
-        if response is None or (error is not None and response.status_code == 500):
-            response = self._refusal(self._gate.lost(visit.stay.admitted), request)
+        if shed is not None:
+            response = self._refusal(shed, request)
+        assert response is not None  # in a dry run the error came through
         visit.stay.admitted.answered()
         response._resource_closers.insert(0, visit.stay.leave)  # type: ignore[attr-defined]
         # a file may be sent by the server, without being read here
@@ -144,7 +152,8 @@ class _Visit:
     """A request that was let in, and stays until its response is closed; ``error`` is what Django is answering for when
     it ran out of memory."""
 
-    def __init__(self, stay: Stay, request: HttpRequest) -> None:
+    def __init__(self, gate: Gate, stay: Stay, request: HttpRequest) -> None:
+        self._gate = gate
         self.stay = stay
         self.error: BaseException | None = None
         setattr(request, _VISIT, self)
@@ -153,7 +162,7 @@ class _Visit:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if lost_to_memory(error):
+        if lost_to_memory(error) and self._gate.lost(self.stay.admitted) is not None:
             self.error = error
             return True
         if error is not None:
@@ -189,8 +198,7 @@ class _Visit:
             raise
 
     def _lose(self, error: BaseException) -> None:
-        if lost_to_memory(error):
-            self.stay.admitted.lose()
+        if lost_to_memory(error) and self._gate.lost(self.stay.admitted) is not None:
             let_go(error)
 
 

@@ -89,8 +89,9 @@ class LoopEntrance:
         final = gate.refuse(ask, answer) if isinstance(answer, Reason) else answer
         if isinstance(final, Shed):
             return final
+        stay = Stay(final, here)
         here.begins()
-        return Stay(final, here)
+        return stay
 
 
 class _Here(OnLoop):

@@ -46,7 +46,7 @@ _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0":
 # What is no text of its kind is left as it is: the check of the option then says what is wrong with it.
 _READ: dict[str, Callable[[str], object]] = {
     "min_available": _or_none(str),
-    "request_cost": str,
+    "request_cost": lambda text: 0 if text.lower() == "none" else text,
     "max_in_flight": _or_none(_whole),
     "max_wait": _number,
     "max_body": _or_none(str),

@@ -79,7 +79,9 @@ def _refuse(app: Flask, gated: GatedApp, error: Exception) -> Response:
     from flask import request
 
     admitted = request.environ[ADMITTED]
-    too_large = isinstance(error, BodyTooLarge)
-    answer = gated.answer(gated.gate.too_large(admitted) if too_large else gated.gate.lost(admitted), request.environ)
+    shed = gated.gate.too_large(admitted) if isinstance(error, BodyTooLarge) else gated.gate.lost(admitted)
+    if shed is None:
+        raise error  # as if there were no handler
+    answer = gated.answer(shed, request.environ)
     let_go(error)
     return app.response_class(answer.body, status=answer.wsgi_status, headers=answer.wsgi_headers())

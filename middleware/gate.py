@@ -23,7 +23,7 @@ from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPath
 from resource_monitor.middleware.readings import OnProbeError, Readings
 from resource_monitor.middleware.refusing import Body, OnShed, Refusals, Respond, Shed, ShedResponse
 from resource_monitor.middleware.routes import Routes, route_class
-from resource_monitor.middleware.sharing import Sharing, reset_after_fork, share
+from resource_monitor.middleware.sharing import OtherWorkers, Sharing, reset_after_fork, share
 from resource_monitor.middleware.standing import Standing
 from resource_monitor.middleware.statistics import Statistics, statistics_of
 from resource_monitor.middleware.stuck import OnStuck, stuck
@@ -35,6 +35,9 @@ from resource_monitor.units import format_size
 from resource_monitor.workers import Others
 
 logger = logging.getLogger("resource_monitor")
+
+_Used = tuple[Route, int, int, int, int, int, float, float, float]
+"""What :meth:`Admission.settle` takes."""
 
 _CLOCK = time.monotonic  # which C reads by itself
 
@@ -129,6 +132,7 @@ class Gate:
         self._refused_at: float | None = None
         self._left = 0
         self._behind = False
+        self._taken: _Used | None = None
         self.epoch = 0
         self._shed: Counter[Reason] = Counter()
         self._ledger: Ledger | None = None
@@ -258,12 +262,13 @@ class Gate:
             )
         return self.refusals.shed(ask, reason, started=started)
 
-    def lost(self, admitted: Admitted | Turn | Response) -> Shed:
-        """The request ran out of memory; told once, however often this is said."""
+    def lost(self, admitted: Admitted | Turn | Response) -> Shed | None:
+        """The request ran out of memory; told once, however often this is said. ``None`` where that is the app's own
+        business all the same: in a dry run."""
         admitted.lose()
         if admitted.shed is None or admitted.shed.reason is Reason.TOO_LARGE:
             admitted.shed = self.refusals.shed(admitted.ask, Reason.MEMORY, started=True)
-        return admitted.shed
+        return None if self.dry_run else admitted.shed
 
     def too_large(self, admitted: Admitted | Turn | Response) -> Shed:
         """The request's body turned out too large; told once, however often this is said."""
@@ -276,11 +281,11 @@ class Gate:
         negative where ``size`` may not. Of what is ``promised`` to it already, promises to others take nothing away."""
         wanted = size + int(self._admission.least)
         ledger = None if promised else self._ledger
-        if ledger is not None and admitted.promise is not None:
-            wanted -= admitted.promise.size
+        own = 0 if admitted.promise is None else admitted.promise.size
 
         def beyond(headroom: int) -> int:
-            return (headroom if ledger is None else ledger.left(headroom)) - wanted
+            # what is its own is not there any more where others took it
+            return (headroom if ledger is None else min(headroom, ledger.left(headroom) + own)) - wanted
 
         try:
             room = beyond(self.readings.read())
@@ -402,20 +407,23 @@ class Gate:
                 return reason
             self._admitted += 1
             self._in_flight += 1
+            admitted = None
             try:
                 admitted = Admitted(self, route, ask, now)
                 if ledger is not None and ask.need:
                     admitted.promise = ledger.make(ask.need)
+                self._tell(now)
+                ended = admission.admitted(left, now)
+                if fresh_until:
+                    self._grant(lane, left - ask.need, fresh_until, now, others)
             except MemoryError:
                 self._admitted -= 1
                 self._in_flight -= 1
+                if admitted is not None and admitted.promise is not None:
+                    admitted.promise.end()
                 admission.answers(route)
                 admission.ends(route, now, lost=True, took=0.0)
                 raise
-            self._tell(now)
-            ended = admission.admitted(left, now)
-            if fresh_until:
-                self._grant(lane, left - ask.need, fresh_until, now, others)
         if ended:
             _log_end(headroom)
         return admitted
@@ -443,13 +451,22 @@ class Gate:
         """What is left of ``headroom`` for requests of ``lane``, which may make ``promises``, and what other processes
         do; admission knows both afterwards. The lock is held. Raises ``MemoryError``."""
         if self._behind:
-            raise MemoryError
+            self._settle()
+            if self._behind:
+                raise MemoryError
         admission, ledger = self._admission, self._ledger
         others = self._sharing.others(now) if self._sharing else _ALONE
         known = headroom != UNBOUNDED  # what could not be read is no measure for what is read later
         if known and headroom != self._seen:
             self._seen = headroom
-            admission.read(headroom, passed() + others.passed, now, others=others.workers, elsewhere=others.in_flight)
+            admission.read(
+                headroom,
+                passed() + others.passed,
+                now,
+                others=others.workers,
+                generation=others.generation,
+                elsewhere=others.in_flight,
+            )
         left = headroom
         if known and ledger is not None and (promises or ledger.promised):
             left = ledger.left(headroom)
@@ -477,27 +494,36 @@ class Gate:
                 self._shed[Reason.MEMORY] += count
                 self._refused_at = max(self._refused_at or 0.0, min(at, time.monotonic()))
                 self._admission.refused(self._refused_at)
-            while (used := turns.take()) is not None:
+            while (used := self._taken or turns.take()) is not None:
                 self._note(used)
             self._behind = False
 
     def _settle_of(self, *lanes: Lane) -> None:
         """The same of what can wait in these classes. Raises ``MemoryError`` where there is no memory to tell it."""
+        if self._taken is not None:
+            self._note(self._taken)
         for lane in lanes:
             if (used := self.turns.take_of(lane)) is not None:
                 self._note(used)
 
-    def _note(self, used: tuple[Route, int, int, int, int, int, float, float, float]) -> None:
-        _, started, _, ended, lost, *_ = used
-        self._admitted += started
-        self._in_flight += started - ended - lost
-        self._wasted += lost
+    def _note(self, used: _Used) -> None:
+        self._taken = used  # until admission knows of it, which the next one tells where there is no memory for that
         self._admission.settle(*used)
+        self._taken = None
+        started, lost = used[1], used[4]
+        self._admitted += started
+        self._in_flight += started - used[3] - lost
+        self._wasted += lost
 
     def _idle(self) -> None:
         """The other workers know of requests in flight, and there are none."""
-        with self._lock, self.turns:
-            self._tell(time.monotonic())
+        # the garbage collector may end one while this very thread holds the lock
+        if self._lock.acquire(blocking=False):
+            try:
+                with self.turns:
+                    self._tell(time.monotonic())
+            finally:
+                self._lock.release()
 
     def _tell(self, now: float) -> None:
         """Tell the other workers; the lock is held."""
@@ -505,10 +531,8 @@ class Gate:
         if sharing is None or ledger is None:
             return
         try:
-            promised = max(0, self._seen - ledger.left(self._seen)) if ledger.promised else 0
-            to_come = promised + int(admission.unshown())
             exactly = admission.max_in_flight is not None
-            self.turns.told = sharing.tell(to_come, admission.in_flight, now, exactly=exactly)
+            self.turns.told = sharing.tell(ledger, int(admission.unshown()), admission.in_flight, now, exactly=exactly)
             sharing.teach(self._routes.items, now)
         except MemoryError:
             return  # the next request tells it
@@ -531,6 +555,8 @@ class Gate:
         try:
             if self.readings.start():
                 self._sharing = share()
+            if self._sharing is not None and self._ledger is not None:
+                self._ledger.neighbours = OtherWorkers()
         except ProbeError as error:
             self._undecided(error)
 
@@ -555,6 +581,7 @@ class Gate:
         self._lock = threading.Lock()
         self.epoch += 1
         self._in_flight = 0
+        self._taken, self._behind = None, False
         self.turns.forget()
         self._refused_at = None
         self._admission.forget()

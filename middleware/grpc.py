@@ -40,6 +40,7 @@ _INSTEAD = {
     "max_body": 'the channel argument "grpc.max_receive_message_length"',
     "body_timeout": "deadlines",
     "response": "on_shed, which may tell of a refusal",
+    "status": "UNAVAILABLE, which every refusal has",
 }
 _END = object()
 
@@ -53,7 +54,8 @@ class _Interceptor:
 
     def __init__(self, **options: Unpack[Options]) -> None:
         refuse_inapplicable(options, "gRPC", _INSTEAD)
-        settled, names = settle({"exempt": DEFAULT_EXEMPT_CALLS, **options})
+        settled, names = settle(options)
+        settled.setdefault("exempt", DEFAULT_EXEMPT_CALLS)
         self._gate = Gate(names, **settled)
 
     def statistics(self) -> Statistics:
@@ -225,7 +227,8 @@ class _Call:
         if not lost_to_memory(error):
             return None
         shed = self._gate.lost(self._stay.admitted)
-        let_go(error)
+        if shed is not None:
+            let_go(error)
         return shed
 
 

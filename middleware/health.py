@@ -232,7 +232,10 @@ def _statistics(follow: object) -> Statistics:
             found: Statistics = statistics()
             return found
         layer = getattr(layer, "app", None)
-    raise ConfigurationError(f"{follow!r} has no memory backpressure that could be followed; wrap it first.")
+    raise ConfigurationError(
+        f"{follow!r} has no memory backpressure that could be followed; wrap it first, and follow the middleware where "
+        "that is around the app."
+    )
 
 
 def _asked(path: str, mount: str) -> str | None:

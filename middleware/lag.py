@@ -69,11 +69,11 @@ class Heartbeat:
             self.door.open()
 
     def _beat(self) -> None:
-        self._gate.lagged(max(0.0, time.monotonic() - self._due), queued=self._queue.length())
+        late = max(0.0, time.monotonic() - self._due)
+        self._stop()  # if what follows fails for want of memory, the next request sets the timer
+        self._gate.lagged(late, queued=self._queue.length())
         if self._in_flight or self._begun or self._others_come():
             self._begun = 0
             if self.door is not None:
                 self._came = self.door.entered, self._gate.turns.grants
             self._arm()
-        else:
-            self._stop()

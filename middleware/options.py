@@ -54,14 +54,14 @@ class Options(TypedDict, total=False):
     """What is called with the :class:`Shed` of every request that is refused or lost, in a dry run of every one that
     would be. It is waited for, on the event loop under ASGI."""
     retry_after: int
-    """Seconds; ``Retry-After`` takes a random whole number from this to twice this."""
+    """Seconds; ``Retry-After`` takes a random whole number from this to twice this, but to 60 more at the most."""
     on_probe_error: OnProbeError | str
     """``"admit"`` (the default) or ``"refuse"`` requests while memory cannot be read."""
     allocation_guard: bool | None
     """True: refuse allocations that would cross the limit's floor, process-wide; False: do not; ``None`` (the default):
     where the interpreter can be guarded."""
     dry_run: bool
-    """True: decide, count and log, but refuse nothing."""
+    """True: decide, count and log, but refuse nothing, and leave a request that ran out of memory to the app."""
     on_stuck: OnStuck | None
     """What to do once everything was refused for ``stuck_after`` seconds while nothing was in flight: ``"log"``, a
     callable without arguments, or ``"stop"``, which sends this process SIGTERM, for its supervisor to replace it. It is

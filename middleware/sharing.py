@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
 
 from resource_monitor.admission import Learned, Route
 from resource_monitor.guard import passed, publish_passed
+from resource_monitor.reservation import Ledger
+from resource_monitor.worker_slots import Record
 from resource_monitor.workers import FRESH, Others, WorkerTable
 
 # Learned figures move slowly; seconds between two tellings.
@@ -25,17 +28,20 @@ class Sharing:
     def __init__(self, table: WorkerTable) -> None:
         self._table = table
         self._learned_due = 0.0
+        self._records: dict[str, Record] = {}
         self._mine = (0, 0)
+        self._ledger: Ledger | None = None
         self._told, self._told_at = (0, 0), -math.inf
         self._alone = False
         with _lock:
             _parts.append(weakref.ref(self, _parts.remove))
 
-    def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
-        """``to_come`` bytes will be taken by requests in flight that no reading shows yet. How many in flight the
-        others know of now: that number alone is told as often as they look, or seldom where there are none, and at once
-        where it is 0 or they are to know it ``exactly``."""
-        self._mine = to_come, in_flight
+    def tell(self, ledger: Ledger, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        """``to_take`` bytes will be taken unseen by requests in flight, and what is promised in ``ledger``, which other
+        apps may have too, besides. How many in flight the others know of now: that number alone is told as often as
+        they look, or seldom where there are none, and at once where it is 0 or they are to know it ``exactly``."""
+        self._mine, self._ledger = (to_take, in_flight), ledger
+        to_come = to_take + ledger.unshown
         before, counted = self._told
         little, interval = (_LITTLE, _SELDOM) if self._alone else (0, FRESH)
         if (
@@ -45,9 +51,8 @@ class Sharing:
         ):
             return counted
         with _lock:
-            parts = [part._mine for known in tuple(_parts) if (part := known()) is not None]
-            self._table.publish(sum(part[0] for part in parts), sum(part[1] for part in parts), passed())
-        self._told, self._told_at = self._mine, now
+            self._table.publish(*_taken_on(), passed())
+        self._told, self._told_at = (to_come, in_flight), now
         return in_flight
 
     def others(self, now: float) -> Others:
@@ -63,8 +68,13 @@ class Sharing:
             return
         self._learned_due = now + _LEARNED_EVERY
         learned = {name: route.learned for name, route in routes()}
-        records = {name: (it.floor, it.unseen, it.rate, it.window) for name, it in learned.items() if it is not None}
+        self._records = {
+            name: (it.floor, it.unseen, it.rate, it.window) for name, it in learned.items() if it is not None
+        }
         with _lock:
+            records: dict[str, Record] = {}
+            for part in _living_parts():
+                records |= part._records
             self._table.publish_routes(records, now)
 
     def learned(self, name: str, now: float) -> Learned | None:
@@ -80,6 +90,33 @@ class Sharing:
         """Nothing is in flight in a child."""
         self._mine = self._told = (0, 0)
         self._told_at = -math.inf
+
+
+class OtherWorkers:
+    """The other workers, for ``reserve()``."""
+
+    def promised(self) -> int:
+        """Bytes that they promised, and that show in no reading yet."""
+        with _lock:
+            return 0 if _table is None else _table.others(time.monotonic()).promised
+
+    def tell(self) -> None:
+        """Have them know what is promised here."""
+        with _lock:
+            if _table is not None:
+                _table.publish(*_taken_on(), passed())
+
+
+def _taken_on() -> tuple[int, int]:
+    """What all apps will take that shows in no reading yet, bytes, and how many requests they have in flight."""
+    parts = _living_parts()
+    ledgers = {id(part._ledger): part._ledger for part in parts if part._ledger is not None}
+    to_take = sum(part._mine[0] for part in parts)
+    return to_take + sum(ledger.unshown for ledger in ledgers.values()), sum(part._mine[1] for part in parts)
+
+
+def _living_parts() -> list[Sharing]:
+    return [part for known in tuple(_parts) if (part := known()) is not None]
 
 
 def share() -> Sharing | None:

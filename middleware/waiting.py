@@ -19,7 +19,7 @@ POLL = 0.005
 """Seconds between two questions for those who wait: memory may come from other processes, which tell nobody."""
 
 # Places in all, and for one line, so that one class cannot take them all: who waits holds a task or a thread.
-_PLACES, _PLACES_OF_ONE = 512, 256
+PLACES, _PLACES_OF_ONE = 512, 256
 # What a new class needs is known as soon as its first requests answer, which is worth this many seconds to everyone.
 _COLD_START_WAIT = 0.25
 _WAITABLE = frozenset({Reason.MEMORY, Reason.PACE, Reason.LATENCY, Reason.IN_FLIGHT, Reason.COUNT})
@@ -67,7 +67,7 @@ class Queue(Generic[_W]):
     def join(self, waiter: _W) -> bool:
         """Wait; False when there is no place."""
         line = self._lines.setdefault(waiter.key, {})
-        if self._waiting >= _PLACES or len(line) >= _PLACES_OF_ONE:
+        if self._waiting >= PLACES or len(line) >= _PLACES_OF_ONE:
             if not line:
                 del self._lines[waiter.key]
             return False

@@ -57,7 +57,16 @@ def body_of(environ: Mapping[str, Any]) -> Body:
     """What is known of the body of a request before it is read; one that is not announced is none."""
     if "chunked" in environ.get("HTTP_TRANSFER_ENCODING", "").lower():
         return Body(None)
-    return Body(content_length(environ.get("CONTENT_LENGTH")) or 0)
+    length = environ.get("CONTENT_LENGTH")
+    # from HTTP/2 on one may come without either; servers that tell where it ends say so
+    unframed = not length and environ.get("wsgi.input_terminated") and environ.get("REQUEST_METHOD") not in _WITHOUT
+    if unframed and not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1"):
+        return Body(None)
+    return Body(content_length(length) or 0)
+
+
+# Of these nobody expects a body (RFC 9110, 9.3).
+_WITHOUT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Limited(io.IOBase):

@@ -290,7 +290,7 @@ class Admission:
         self._busy: set[Route] = set()
         self._reading: tuple[int, int, float] | None = None
         self._told: tuple[int, int, float] | None = None
-        self._others = 0
+        self._others = self._generation = 0
         self._to_show = self._loaded = 0.0
         # what headroom fell by lately, in all and unseen, bytes
         self._fell = self._fell_unseen = 0.0
@@ -331,6 +331,9 @@ class Admission:
         if self.max_in_flight is not None and self.in_flight + elsewhere >= self.max_in_flight:
             return Reason.IN_FLIGHT
         urgent = priority is Priority.CRITICAL
+        if self.cap is not None and self.in_flight == 0 and now - self._lag_at > _LAG_INTERVAL:
+            # what idles does not lag, and nobody looks whether it does
+            self.cap, self._capped = None, False
         if self.cap is not None and route.in_flight and self.in_flight >= self.cap and not urgent:
             self._capped = True
             return Reason.LATENCY
@@ -573,14 +576,17 @@ class Admission:
 
     # --- memory that the guard does not see ---
 
-    def read(self, headroom: int, passed: int, now: float, *, others: int = 0, elsewhere: int = 0) -> None:
+    def read(
+        self, headroom: int, passed: int, now: float, *, others: int = 0, generation: int = 0, elsewhere: int = 0
+    ) -> None:
         """Note a reading: ``headroom`` bytes are left, and the guards let ``passed`` bytes pass since they began: this
-        process's and those of ``others``, which have ``elsewhere`` requests in flight."""
+        process's and those of ``others``, which are others when ``generation`` is another one, and have ``elsewhere``
+        requests in flight."""
         self._revoke()
         self._starting = 0.0
         self._measure(headroom, now, elsewhere)
-        if others != self._others:
-            self._others = others
+        if (others, generation) != (self._others, self._generation):
+            self._others, self._generation = others, generation
             self.rebase()
         if others:
             # they tell a little later what passed than it shows, so the headroom is taken from the reading before

@@ -11,13 +11,19 @@ class Promises:
 
     def __init__(self) -> None:
         self.total = 0
-        self._most = self._left = 0
+        self._most = self._left = self._headroom = 0
 
     def left(self, headroom: int) -> int:
         """What of ``headroom`` is not promised; negative when more is."""
         self._most = max(self._most, headroom) if self.total else headroom
+        self._headroom = headroom
         self._left = min(headroom, self._most - self.total)
         return self._left
+
+    @property
+    def unshown(self) -> int:
+        """How much of it did not show in the last reading that :meth:`left` was given."""
+        return min(self.total, max(0, self._headroom - self._left))
 
     def make(self, size: int) -> None:
         """Promise ``size`` of what :meth:`left` said a moment ago."""

@@ -11,6 +11,7 @@ import os
 import threading
 import weakref
 from types import TracebackType
+from typing import Protocol
 
 from resource_monitor._native._turn import Tab
 from resource_monitor.errors import MemoryPressure, ProbeError
@@ -23,11 +24,23 @@ from resource_monitor.units import format_size, parse_amount, parse_size
 _FLOOR = parse_amount(DEFAULT_FLOOR)
 
 
+class Neighbours(Protocol):
+    """Other processes on the same limit, as whoever shares a ledger with them knows them."""
+
+    def promised(self) -> int:
+        """Bytes that they promised, and that show in no reading yet."""
+
+    def tell(self) -> None:
+        """Have them know what is promised here."""
+
+
 class Ledger:
-    """The promises on one monitor's headroom, for all threads; bytes.
+    """The promises on one monitor's headroom, for all threads; bytes. ``neighbours`` promise of the same headroom.
 
     What was promised before a fork is nothing in the child: :meth:`end` of it does nothing.
     """
+
+    neighbours: Neighbours | None = None
 
     def __init__(self, monitor: MemoryMonitor) -> None:
         self._lock = threading.Lock()
@@ -47,6 +60,15 @@ class Ledger:
         """All promises that count."""
         return self._promises.total + self.tab.untold
 
+    @property
+    def unshown(self) -> int:
+        """How much of it did not show in the last reading that :meth:`left` was given."""
+        if not self.promised:
+            return 0
+        with self._lock:
+            self._settle()
+            return self._promises.unshown
+
     def left(self, headroom: int) -> int:
         """What of ``headroom`` is not promised; negative when more is."""
         with self._lock:
@@ -62,17 +84,18 @@ class Ledger:
             return promise
 
     def reserve(self, size: int) -> Promise:
-        """Promise ``size`` if more than the guard's floor is left then. Raises :class:`MemoryPressure` if it is not,
-        :class:`ProbeError`."""
+        """Promise ``size`` if more than the guard's floor is left then, by what neighbours promised too; they know of
+        it afterwards. Raises :class:`MemoryPressure` if it is not, :class:`ProbeError`."""
         monitor = self._monitor()
         assert monitor is not None  # whoever asks holds it
         tightest = monitor.tightest()
         floor = 0 if tightest == UNBOUNDED else _FLOOR.of(tightest)
+        elsewhere = 0 if self.neighbours is None else self.neighbours.promised()
         with self._lock:
             self._settle()
-            left = self._promises.left(monitor.headroom())
+            left = self._promises.left(monitor.headroom()) - elsewhere
             if left < size + floor:
-                left = self._promises.left(monitor.relieve())
+                left = self._promises.left(monitor.relieve()) - elsewhere
             if left < size + floor:
                 raise MemoryPressure(
                     f"{format_size(size)} cannot be reserved: {format_size(max(left, 0))} of memory are left and not "
@@ -80,7 +103,18 @@ class Ledger:
                 )
             promise = Promise(self, size)
             self._make(size)
-            return promise
+        self._tell()
+        return promise
+
+    def release(self, promise: Promise) -> None:
+        """End what :meth:`reserve` promised."""
+        promise.end()
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.neighbours is not None:
+            with contextlib.suppress(MemoryError):  # the next request tells it
+                self.neighbours.tell()
 
     def _settle(self) -> None:
         """Bring in what requests were promised under grants; the lock is held."""
@@ -103,21 +137,21 @@ class Ledger:
 
 
 class Promise:
-    """``size`` bytes that are promised until :meth:`end`."""
+    """``size`` bytes of ``ledger`` that are promised until :meth:`end`."""
 
-    __slots__ = ("_ledger", "_owner", "_taken", "size")
+    __slots__ = ("_owner", "_taken", "ledger", "size")
 
     def __init__(self, ledger: Ledger, size: int) -> None:
         self.size = size
         self._taken = 0
-        self._ledger = ledger
+        self.ledger = ledger
         self._owner = ledger._owner
 
     def resize(self, size: int) -> None:
         """Promise ``size`` from now on."""
         if size == self.size:
             return
-        ledger = self._ledger
+        ledger = self.ledger
         with ledger._lock:
             if self._owner == ledger._owner:
                 ledger._settle()
@@ -130,7 +164,7 @@ class Promise:
 
     def take(self, size: int) -> None:
         """Of what was promised ``size`` was taken; the rest is promised still."""
-        ledger = self._ledger
+        ledger = self.ledger
         with ledger._lock:
             if self._owner == ledger._owner:
                 size = min(size, self.size)
@@ -142,7 +176,7 @@ class Promise:
     def end(self) -> None:
         """Take it back, however often that is said."""
         self.resize(0)
-        ledger, taken = self._ledger, self._taken
+        ledger, taken = self.ledger, self._taken
         with ledger._lock:
             if self._owner == ledger._owner:
                 ledger._promises.give_back(taken)
@@ -171,7 +205,8 @@ class Reservation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._held:
-            self._held.pop().end()
+            promise = self._held.pop()
+            promise.ledger.release(promise)
 
     async def __aenter__(self) -> Reservation:
         return self.__enter__()

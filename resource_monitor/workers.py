@@ -18,7 +18,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from resource_monitor import cgroup, worker_slots
 from resource_monitor.errors import ProbeError
@@ -38,12 +38,13 @@ _CENSUS, _MEMORY = 0.25, 600.0
 @dataclass(frozen=True, slots=True)
 class Others:
     """What the other living workers on this memory limit have promised (bytes) and in flight (requests), and what their
-    allocation guards let pass so far (bytes)."""
+    allocation guards let pass so far (bytes). ``generation`` changes with who they are."""
 
     promised: int
     in_flight: int
     workers: int
     passed: int = 0
+    generation: int = field(default=0, compare=False)
 
 
 class WorkerTable:
@@ -69,6 +70,8 @@ class WorkerTable:
         self._others = Others(0, 0, 0)
         self._roster = b""
         self._living: list[int] = []
+        self._members: list[Owner | None] = []
+        self._generation = 0
         self._reported = False
         atexit.register(self.close)
 
@@ -126,7 +129,7 @@ class WorkerTable:
                     passed += state[3]
                     workers += 1
         self._read_at = now
-        self._others = Others(promised, in_flight, workers, passed)
+        self._others = Others(promised, in_flight, workers, passed, self._generation)
         return self._others
 
     def learned(self, name: str, now: float) -> Record | None:
@@ -216,6 +219,10 @@ class WorkerTable:
         if file is not None:
             self._roster = worker_slots.roster(file.content)
             self._living = [slot for slot in worker_slots.living(file.content) if slot != self._slot]
+            states = [worker_slots.read_state(file.content, slot) for slot in self._living]
+            members = [None if state is None else state[0] for state in states]
+            self._generation += members != self._members
+            self._members = members
         return file
 
     def _lost(self) -> bool:

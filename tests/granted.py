@@ -26,7 +26,13 @@ MOST_BODY = 1000
 """Bytes that a request may announce where it comes through :func:`door`."""
 
 
-def door(gate: Gate, renew: Callable[[Lane], object] | None = None) -> Door:
+def door(
+    gate: Gate,
+    renew: Callable[[Lane], object] | None = None,
+    *,
+    take_in: Callable[[Any, int], Any] = CountedReceive,
+    most_body: int = MOST_BODY,
+) -> Door:
     """One on the running thread, without an event loop; it renews grants as the gate does unless told otherwise."""
     made = Door(
         gate.turns,
@@ -35,8 +41,8 @@ def door(gate: Gate, renew: Callable[[Lane], object] | None = None) -> Door:
         after=lambda *_: None,
         left=lambda: None,
         renew=gate.renew if renew is None else renew,
-        take_in=CountedReceive,
-        most_body=MOST_BODY,
+        take_in=take_in,
+        most_body=most_body,
     )
     made.open()
     return made

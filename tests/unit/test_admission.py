@@ -176,6 +176,21 @@ def test_one_late_beat_is_no_lag_be_it_the_first_or_after_idling() -> None:
     assert admission.cap is None
 
 
+def test_what_idles_does_not_lag_any_more() -> None:
+    """Nobody looks then, and bursts that are short would never be looked at for long enough."""
+    admission, route = Admission(0), warm()
+    in_flight(admission, route, 1)
+    lag(admission, 0.3, 1000.0, 1001.0)
+    assert admission.cap == 1
+    assert admission.decide(route, 0, 1001.1) is Reason.LATENCY
+    admission.ends(route, 1001.1, lost=False, took=1.0)
+    assert admission.decide(route, 0, 1001.2) is None
+    assert admission.decide(route, 0, 1001.2) is Reason.LATENCY
+    admission.ends(route, 1001.3, lost=False, took=0.1)
+    for _ in range(6):
+        assert admission.decide(route, 0, 1002.0) is None
+
+
 def test_one_beat_that_comes_in_time_says_that_the_loop_does_not_lag() -> None:
     admission = Admission(0)
     now = 1000.0

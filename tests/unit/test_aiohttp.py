@@ -168,6 +168,16 @@ def test_liveness_paths_are_exempt(service: Service) -> None:
     run(service, talk)
 
 
+def test_a_preflight_passes_and_one_with_a_body_does_not(service: Service) -> None:
+    async def talk(client: Client, backpressure: MemoryBackpressure) -> None:
+        service.fill()
+        headers = {"origin": "https://shop.example", "access-control-request-method": "PUT"}
+        assert (await client.options("/", headers=headers)).status == 405
+        assert (await client.options("/", headers=headers, data=b"x")).status == 503
+
+    run(service, talk)
+
+
 @pytest.mark.parametrize("path", ["/exhaust", "/reserve"])
 def test_a_handler_that_runs_out_of_memory_is_answered_503_and_lets_go(
     service: Service, path: str, caplog: pytest.LogCaptureFixture
@@ -187,6 +197,15 @@ def test_a_handler_that_runs_out_of_memory_is_answered_503_and_lets_go(
 
     run(service, talk)
     assert not [record for record in caplog.records if record.name == "aiohttp.server"]
+
+
+def test_in_a_dry_run_it_stays_aiohttps_and_counts(service: Service) -> None:
+    async def talk(client: Client, backpressure: MemoryBackpressure) -> None:
+        assert (await client.get("/exhaust")).status == 500
+        await settled(backpressure)
+        assert backpressure.statistics().wasted == 1
+
+    run(service, talk, dry_run=True)
 
 
 def test_what_else_a_handler_raises_stays_aiohttps(service: Service) -> None:

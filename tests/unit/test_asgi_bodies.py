@@ -98,6 +98,7 @@ def wrap(app: Any, service: Service, **options: Any) -> MemoryBackpressureMiddle
         (http("POST", content_length="seven"), None),
         (http("POST") | {"http_version": "2"}, None),
         (http("PUT") | {"http_version": "3"}, None),
+        (http("DELETE") | {"http_version": "2"}, None),
     ],
 )
 def test_a_body_is_what_the_headers_announce(scope: Message, announced: int | None) -> None:

@@ -105,6 +105,31 @@ def test_many_one_after_the_other_share_a_timer_which_is_set_no_more_once_none_c
     asyncio.run(main())
 
 
+def test_a_beat_that_fails_for_want_of_memory_is_not_the_last(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def lagged(gate: Gate, seconds: float, *, queued: int) -> None:
+        told.append(seconds)
+        if len(told) == 1:
+            raise MemoryError
+
+    monkeypatch.setattr(Gate, "lagged", lagged)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: None)
+        heart = Heartbeat(Gate(monitor=service.monitor), loop)
+        async with asyncio.timeout(60):
+            for beats in (1, 2):
+                heart.begin()
+                while len(told) < beats:
+                    await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
 def test_a_loop_that_was_closed_in_the_middle_does_not_matter_to_the_next(service: Service, lags: list[float]) -> None:
     hangs = True
 

@@ -6,7 +6,7 @@ import pytest
 
 from resource_monitor.admission import Priority
 from resource_monitor.errors import ConfigurationError
-from resource_monitor.middleware.asking import Ask, Asking
+from resource_monitor.middleware.asking import MOST, Ask, Asking
 
 MIB = 1 << 20
 CARRIER = {"path": "/"}
@@ -33,6 +33,11 @@ def test_a_request_like_any_other_needs_nothing_known_and_matters_as_much() -> N
 def test_a_request_needs_what_the_user_says_and_its_body(cost: Any, need: int) -> None:
     assert Asking(cost, None).ask(CARRIER, "GET", "/").need == need
     assert Asking(cost, None).ask(CARRIER, "GET", "/", body=7).need == need + 7
+
+
+@pytest.mark.parametrize("cost", [2**62, lambda _: 2**200])
+def test_a_request_needs_no_more_than_can_be_counted(cost: Any) -> None:
+    assert Asking(cost, None).ask(CARRIER, "GET", "/", body=7).need == MOST
 
 
 def test_callables_are_given_what_carries_the_request() -> None:

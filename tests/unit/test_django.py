@@ -226,6 +226,14 @@ def test_liveness_paths_are_exempt(service: Service, get: Get) -> None:
     assert adapter.statistics().exempt == 1
 
 
+def test_a_preflight_passes_and_one_with_a_body_does_not(service: Service) -> None:
+    service.fill()
+    headers = {"origin": "https://shop.example", "access-control-request-method": "PUT"}
+    assert Client().options("/", headers=headers).status_code == 200
+    assert Client().options("/", b"x", headers=headers).status_code == 503
+    assert Client().options("/", headers={**headers, "transfer-encoding": "chunked"}).status_code == 503
+
+
 def test_refusals_are_no_errors_in_djangos_log(service: Service, get: Get, caplog: pytest.LogCaptureFixture) -> None:
     service.fill()
     assert get("/").status_code == 503
@@ -267,6 +275,17 @@ def test_errors_that_django_is_told_to_let_through_are_answered_too(service: Ser
     stack = [OURS, f"{__name__}.exhausting_middleware"]
     with configured(service, middleware=stack, exempt=[]), override_settings(DEBUG_PROPAGATE_EXCEPTIONS=True):
         assert get("/healthz").status_code == 503
+        assert counts() == (1, 1, 0)
+
+
+def test_in_a_dry_run_they_stay_djangos_and_count(service: Service, get: Get) -> None:
+    stack = [OURS, *BELOW, f"{__name__}.exhausting_middleware"]
+    with configured(service, middleware=stack, exempt=[], dry_run=True):
+        for path in ("/exhaust", "/healthz"):
+            assert get(path).status_code == 500
+            assert counts() == (1, 1, 0)
+        with override_settings(DEBUG_PROPAGATE_EXCEPTIONS=True), pytest.raises(MemoryError):
+            get("/exhaust")
         assert counts() == (1, 1, 0)
 
 
@@ -314,13 +333,16 @@ def test_an_asynchronous_stream_counts_until_it_is_closed() -> None:
     asyncio.run(talk())
 
 
-def test_a_stream_that_runs_out_of_memory_counts_as_lost() -> None:
-    answer = Client().get("/exhaust-in-stream")
-    with pytest.raises(MemoryError):
-        list(answer.streaming_content)  # type: ignore[attr-defined]
-    answer.close()
-    assert [reference() for reference in held] == [None]
-    assert counts() == (1, 1, 0)
+def test_a_stream_that_runs_out_of_memory_counts_as_lost_and_is_told(service: Service) -> None:
+    told: list[Any] = []
+    with configured(service, on_shed=told.append):
+        answer = Client().get("/exhaust-in-stream")
+        with pytest.raises(MemoryError):
+            list(answer.streaming_content)  # type: ignore[attr-defined]
+        answer.close()
+        assert [reference() for reference in held] == [None]
+        assert counts() == (1, 1, 0)
+    assert [(shed.path, shed.started) for shed in told] == [("/exhaust-in-stream", True)]
 
 
 def test_an_asynchronous_stream_that_runs_out_of_memory_counts_as_lost() -> None:

@@ -32,6 +32,7 @@ def test_every_option_that_can_be_written_has_a_variable() -> None:
         ("min_available", "64MiB", "64MiB"),
         ("min_available", "None", None),
         ("request_cost", "8MiB", "8MiB"),
+        ("request_cost", "none", 0),
         ("max_in_flight", "40", 40),
         ("max_in_flight", "none", None),
         ("max_wait", "0.5", 0.5),
@@ -109,12 +110,12 @@ def test_none_from_the_constructor_goes_before_as_well(monkeypatch: pytest.Monke
         (
             "max_in_flight",
             "0",
-            "RESOURCE_MONITOR_MAX_IN_FLIGHT=0 is no number of requests; give a whole number from 1, or None.",
+            "RESOURCE_MONITOR_MAX_IN_FLIGHT=0 is no number of requests; give one from 1 to 10**9, or None.",
         ),
         (
             "max_in_flight",
             "many",
-            "RESOURCE_MONITOR_MAX_IN_FLIGHT='many' is no number of requests; give a whole number from 1, or None.",
+            "RESOURCE_MONITOR_MAX_IN_FLIGHT='many' is no number of requests; give one from 1 to 10**9, or None.",
         ),
         ("max_wait", "5s", "RESOURCE_MONITOR_MAX_WAIT='5s' is no time to wait; give seconds, from 0 to 3600."),
         ("max_wait", "nan", "RESOURCE_MONITOR_MAX_WAIT=nan is no time to wait; give seconds, from 0 to 3600."),

@@ -104,7 +104,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
         *(
             (
                 {"max_in_flight": number},
-                f"max_in_flight={number!r} is no number of requests; give a whole number from 1, or None.",
+                f"max_in_flight={number!r} is no number of requests; give one from 1 to 10**9, or None.",
             )
             for number in (0, -1, True, 1.5, "3")
         ),
@@ -896,3 +896,27 @@ def test_a_request_for_whose_admission_there_is_no_memory_is_refused_and_leaves_
     statistics = gate.statistics()
     assert (statistics.in_flight, statistics.admitted, statistics.promised) == (1, 1, 0)
     assert statistics.routes["GET /"].in_flight == 1
+
+
+def test_one_for_whose_grant_there_is_none_leaves_nothing_either(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monitor=service.monitor, request_cost=10 * MIB)
+
+    def fail(admission: Any, *_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("resource_monitor.admission.Admission.grant", fail)
+    assert gate.attempt(gate.ask({}, "GET", "/")) is Reason.MEMORY
+    statistics = gate.statistics()
+    assert (statistics.in_flight, statistics.admitted, statistics.promised) == (0, 0, 0)
+    assert statistics.routes["GET /"].in_flight == 0
+
+
+def test_what_was_promised_to_a_request_is_no_room_where_others_took_it(service: Service) -> None:
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost=4 * MIB, min_available=0)
+    admitted = gate.attempt(gate.ask({}, "GET", "/"))
+    assert isinstance(admitted, Admitted)
+    assert gate.room(admitted, MIB, promised=False) > 0
+    service.use(256 * MIB)
+    assert gate.room(admitted, MIB, promised=False) < 0

@@ -281,6 +281,16 @@ def test_a_handler_that_runs_out_of_memory_ends_the_call_and_lets_go(
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_in_a_dry_run_it_stays_grpcs_and_counts(service: Service, serving: Any, kind: str) -> None:
+    with serving(service, dry_run=True) as running:
+        with pytest.raises(grpc.RpcError) as caught:
+            running.call(kind, b"exhaust")
+        assert caught.value.code() is grpc.StatusCode.UNKNOWN  # type: ignore[attr-defined]
+        running.settled()
+        assert running.interceptor.statistics().wasted == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_what_else_a_handler_raises_stays_grpcs(service: Service, serving: Any, kind: str) -> None:
     with serving(service) as running:
         with pytest.raises(grpc.RpcError) as caught:
@@ -377,9 +387,20 @@ def test_callables_get_the_details_of_the_call(service: Service, serving: Any) -
         expect_unavailable(running, "unary_stream", b"a")
 
 
+def test_the_environment_may_say_which_calls_are_exempt(
+    service: Service, serving: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESOURCE_MONITOR_EXEMPT", "/*")
+    with serving(service) as running:
+        service.fill()
+        assert running.call("unary_unary", b"a") == [b"A"]
+
+
 @pytest.mark.parametrize("kind", [MemoryBackpressureInterceptor, AioMemoryBackpressureInterceptor])
 def test_options_of_http_are_refused(kind: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"^max_body='1MiB' says nothing in gRPC, .* use the channel argument"):
         kind(max_body="1MiB")
     with pytest.raises(ConfigurationError, match=r"^response=b'' says nothing in gRPC"):
         kind(response=b"")
+    with pytest.raises(ConfigurationError, match=r"^status=429 says nothing in gRPC"):
+        kind(status=429)

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from resource_monitor import reserve
 from resource_monitor.guard import IN_APP, IN_SERVER, place
 from resource_monitor.middleware import MemoryBackpressureMiddleware, readings
+from resource_monitor.middleware.on_loop import OnLoop
 
 Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -99,11 +100,35 @@ def test_a_memory_error_before_the_response_is_answered_503(service: Service, er
     assert answers_503(wrap(raising(error), service))
 
 
+def test_in_a_dry_run_it_is_the_servers_and_counts(service: Service) -> None:
+    shed: list[Any] = []
+    error = MemoryError()
+    middleware = MemoryBackpressureMiddleware(
+        raising(error), monitor=service.monitor, dry_run=True, on_shed=shed.append
+    )
+    for _ in range(9):  # of which the last start under a grant
+        assert run(middleware, http()) == ([], error)
+    statistics = middleware.statistics()
+    assert (statistics.admitted, statistics.wasted, statistics.in_flight, len(shed)) == (9, 9, 0, 9)
+    error.__traceback__ = None
+
+
 @pytest.mark.parametrize("error", [RuntimeError(), KeyboardInterrupt(), ExceptionGroup("", [MemoryError(), OSError()])])
 def test_other_errors_go_on_to_the_server(service: Service, error: BaseException) -> None:
     middleware = wrap(raising(error), service)
     assert run(middleware, http()) == ([], error)
     assert middleware.statistics().wasted == 0
+    assert middleware.statistics().in_flight == 0
+
+
+def test_one_that_is_lost_before_the_app_runs_leaves(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(here: OnLoop) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(OnLoop, "begins", fail)
+    middleware = wrap(raising(AssertionError()), service)
+    _, error = run(middleware, http())
+    assert isinstance(error, MemoryError)
     assert middleware.statistics().in_flight == 0
 
 

@@ -94,6 +94,18 @@ def test_a_memory_error_before_the_response_is_answered_503(service: Service) ->
     check_503(app, service)
 
 
+def test_in_a_dry_run_it_is_the_servers_and_counts(service: Service) -> None:
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        raise MemoryError
+
+    middleware = WSGIMemoryBackpressureMiddleware(app, monitor=service.monitor, dry_run=True)
+    for _ in range(9):  # of which the last start under a grant
+        with pytest.raises(MemoryError):
+            Server().serve(middleware)
+    statistics = middleware.statistics()
+    assert (statistics.admitted, statistics.wasted, statistics.in_flight) == (9, 9, 0)
+
+
 def test_a_reservation_that_does_not_fit_is_answered_503(service: Service) -> None:
     def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
         with reserve(250 * MIB, monitor=service.monitor):
@@ -273,6 +285,22 @@ def test_flask_answers_503_and_logs_no_traceback(
     assert caplog.messages == []
     assert MemoryBackpressure.statistics(shop).wasted == 1
     assert MemoryBackpressure.statistics(shop).in_flight == 0
+
+
+def test_in_a_dry_run_flask_answers_as_it_would(service: Service, caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask("shop")
+    MemoryBackpressure(app, monitor=service.monitor, dry_run=True)
+
+    @app.route("/lost")
+    def lost() -> str:
+        raise MemoryError
+
+    with app.test_client() as client:
+        response = client.get("/lost")
+        response.close()
+    assert (response.status_code, response.mimetype) == (500, "text/html")
+    assert "Exception on /lost" in caplog.text
+    assert MemoryBackpressure.statistics(app).wasted == 1
 
 
 def test_flasks_500_for_a_bug_is_its_own(shop: Flask) -> None:

@@ -9,7 +9,7 @@ from machine import MIB, Clock, Machine, Service
 from resource_monitor import reserve
 from resource_monitor.errors import ConfigurationError, MemoryPressure
 from resource_monitor.monitor import MemoryMonitor
-from resource_monitor.reservation import ledger_of
+from resource_monitor.reservation import Ledger, ledger_of
 
 # of a container with 256 MiB 32 are used and 8 are the guard's floor
 ROOM = 216
@@ -35,6 +35,34 @@ def test_what_does_not_fit_is_a_memory_error_that_says_why(service: Service) -> 
         r"kept free; try again later or reserve less\.$",
     ):
         reserve("300MiB", monitor=service.monitor).__enter__()
+
+
+class Others:
+    """They promised ``bytes``, and were told so often what is promised here."""
+
+    def __init__(self, bytes: int) -> None:
+        self.bytes = bytes
+        self.told: list[int] = []
+        self.ledger: Ledger | None = None
+
+    def promised(self) -> int:
+        return self.bytes
+
+    def tell(self) -> None:
+        assert self.ledger is not None
+        self.told.append(self.ledger.unshown)
+
+
+def test_what_other_processes_promised_is_not_left_and_they_are_told(service: Service) -> None:
+    others = Others(50 * MIB)
+    others.ledger = ledger_of(service.monitor)
+    others.ledger.neighbours = others
+    with reserve((ROOM - 50) * MIB, monitor=service.monitor):
+        assert others.told == [(ROOM - 50) * MIB]
+    assert others.told[1:] == [0]
+    assert not fits(service, ROOM - 49)
+    others.bytes = 0
+    assert fits(service, ROOM)
 
 
 def test_promises_add_up_and_end_with_their_block(service: Service) -> None:

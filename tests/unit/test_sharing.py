@@ -4,25 +4,31 @@ import gc
 from typing import Any
 
 import pytest
-from machine import MIB
+from machine import MIB, Service
 
+from resource_monitor.admission import Learned, Route
 from resource_monitor.middleware import sharing
-from resource_monitor.middleware.sharing import Sharing
+from resource_monitor.middleware.sharing import OtherWorkers, Sharing
+from resource_monitor.reservation import Ledger, ledger_of
 from resource_monitor.workers import FRESH, Others
 
 
 class Table:
-    """Remembers what was published; beside ``workers`` others."""
+    """Remembers what was published; beside ``workers`` others, which promised ``promised`` bytes."""
 
-    def __init__(self, workers: int = 0) -> None:
+    def __init__(self, workers: int = 0, promised: int = 0) -> None:
         self.published: list[tuple[int, int]] = []
         self.workers = workers
+        self.promised = promised
 
     def publish(self, promised: int, in_flight: int, passed: int = 0) -> None:
         self.published.append((promised, in_flight))
 
+    def publish_routes(self, records: dict[str, Any], now: float) -> None:
+        self.records = records
+
     def others(self, now: float) -> Others:
-        return Others(promised=0, in_flight=0, workers=self.workers)
+        return Others(promised=self.promised, in_flight=0, workers=self.workers)
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +43,19 @@ def part(table: Table) -> Sharing:
     return made
 
 
-def tell(one: Sharing, to_come: int, in_flight: int, now: float, **how: Any) -> int:
-    return one.tell(to_come, in_flight, now, **{"exactly": False, **how})
+@pytest.fixture
+def ledger(service: Service) -> Ledger:
+    return ledger_of(service.monitor)
+
+
+class _Empty:
+    """A ledger in which nothing is promised."""
+
+    unshown = 0
+
+
+def tell(one: Sharing, to_come: int, in_flight: int, now: float, ledger: Any = _Empty, **how: Any) -> int:
+    return one.tell(ledger, to_come, in_flight, now, **{"exactly": False, **how})
 
 
 def test_a_number_that_changes_is_told_as_often_as_others_look() -> None:
@@ -128,3 +145,54 @@ def test_a_child_tells_anew() -> None:
     one.after_fork()
     tell(one, 0, 1, 1.0)
     assert table.published == [(0, 1), (0, 1)]
+
+
+def test_what_is_promised_is_told_once_however_many_apps_have_the_ledger(ledger: Ledger) -> None:
+    table = Table(workers=1)
+    one, two = part(table), part(table)
+    ledger.left(300 * MIB)
+    promise = ledger.make(100 * MIB)
+    tell(one, 5, 1, 1.0, ledger)
+    tell(two, 7, 1, 1.0, ledger)
+    promise.end()
+    tell(two, 7, 1, 1.1, ledger)
+    assert table.published == [(100 * MIB + 5, 1), (100 * MIB + 12, 2), (12, 2)]
+
+
+def test_to_tell_it_is_no_reading(ledger: Ledger) -> None:
+    """The last one of an app may be older than what was promised since, and larger."""
+    one = part(Table(workers=1))
+    ledger.left(900 * MIB)
+    ledger.left(300 * MIB)
+    promise = ledger.make(200 * MIB)
+    tell(one, 0, 1, 1.0, ledger)
+    assert ledger.left(300 * MIB) == 100 * MIB
+    promise.end()
+
+
+def test_reserving_asks_and_tells_the_same_table(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table(workers=1, promised=40 * MIB)
+    monkeypatch.setattr(sharing, "_table", table)
+    one = part(table)
+    tell(one, 5, 1, 1.0, ledger)
+    others = OtherWorkers()
+    assert others.promised() == 40 * MIB
+    ledger.left(300 * MIB)
+    promise = ledger.make(100 * MIB)
+    others.tell()
+    promise.end()
+    assert table.published == [(5, 1), (100 * MIB + 5, 1)]
+
+
+def test_without_a_table_there_are_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "_table", None)
+    OtherWorkers().tell()
+    assert OtherWorkers().promised() == 0
+
+
+def test_what_one_app_learned_stays_beside_what_another_did() -> None:
+    table = Table()
+    one, two = part(table), part(table)
+    one.teach(lambda: [("GET /one", Route(Learned(1.0, 2.0, None, None)))], 1.0)
+    two.teach(list, 1.1)
+    assert table.records == {"GET /one": (1.0, 2.0, None, None)}

@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -375,12 +376,88 @@ def test_of_a_class_that_takes_memory_unseen_each_reading_is_asked_about(gate: G
     assert not renewed
 
 
-def test_it_is_not_while_what_was_done_cannot_be_told(gate: Gate, way: Door, service: Service) -> None:
+def test_it_is_not_while_what_was_done_cannot_be_told_but_once_it_can(
+    gate: Gate, way: Door, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(admission: Admission, *used: Any) -> None:
+        raise MemoryError
+
     asked(gate)
-    outlive(service.monitor, service)
-    gate._behind = True
-    assert unasked(way) is None
-    assert gate.turns.grants == 1
+    let_in(way)
+    with monkeypatch.context() as patch:
+        patch.setattr(Admission, "settle", fail)
+        outlive(service.monitor, service)
+        assert unasked(way) is None
+        assert gate.turns.grants == 1
+        assert gate.attempt(Ask("GET", "/")) is Reason.MEMORY
+    # what was to be told was taken from what is counted already, and is told all the same
+    asked(gate)
+    assert let_in(way)
+    assert (gate.statistics().in_flight, gate.statistics().admitted) == (4, 4)
+
+
+def test_what_was_promised_while_its_body_was_prepared_for_is_not_promised_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    know_all_classes(monkeypatch)
+    service.use(32 * MIB, limit=1 << 30)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost="500MiB")
+    asked(gate)
+    others: list[Turn] = []
+
+    def take_in(receive: Any, size: int) -> Any:
+        others.append(let_in(door(gate)))
+        return receive
+
+    way = door(gate, take_in=take_in, most_body=MIB)
+    assert unasked(way, "/", "GET", (b"content-length", b"100000")) is None
+    assert len(others) == 1
+    assert gate.statistics().promised == 500 * MIB
+
+
+def test_what_admission_could_not_be_told_for_want_of_memory_is_told_the_next_time(
+    gate: Gate, way: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked(gate)
+    let_in(way).leave()
+    let_in(way)
+    times, settle = 0, Admission.settle
+
+    def fail_once(admission: Admission, *used: Any) -> None:
+        nonlocal times
+        times += 1
+        if times == 1:
+            raise MemoryError
+        settle(admission, *used)
+
+    monkeypatch.setattr(Admission, "settle", fail_once)
+    with suppress(MemoryError):
+        gate.statistics()
+    found = gate.statistics()
+    assert (found.admitted, found.in_flight, found.routes["GET /"].in_flight) == (3, 2, 2)
+
+
+def test_a_request_leaves_also_where_there_is_no_memory_to_tell_what_others_did(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(gate: Gate) -> None:
+        raise MemoryError
+
+    know_all_classes(monkeypatch)
+    monkeypatch.setattr(Gate, "_settle", fail)
+    gate = Gate(monitor=service.monitor, allocation_guard=False)
+    first = asked(gate)
+    turn = let_in(door(gate))
+    first.leave()
+    assert gate.in_flight == 1
+    turn.leave()
+    assert gate.in_flight == 0
+
+
+def test_who_ends_while_its_own_thread_holds_the_lock_does_not_wait_for_it(gate: Gate) -> None:
+    """As the garbage collector has a request end, in the middle of anything."""
+    with gate._lock:
+        gate._idle()
 
 
 def test_with_a_new_reading_one_class_is_granted_for_all_that_were_before(
@@ -501,6 +578,7 @@ def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
         scope("/", "POST", (b"content-length", b"7"), (b"transfer-encoding", b"chunked")),
         scope("/", "GET", (b"transfer-encoding", b"chunked")),
         scope("/", "POST", http_version="2"),
+        scope("/", "DELETE", http_version="2"),
         scope("/", "OPTIONS"),
         {**scope(), "type": "websocket"},
         {**scope(), "headers": iter([])},
@@ -514,7 +592,7 @@ def test_a_grant_ends_with_the_reading_of_what_is_counted_too(
 def test_what_is_no_plain_request_with_a_short_body_or_none_is_asked_for(
     gate: Gate, way: Door, request_: dict[str, Any]
 ) -> None:
-    for method in ("GET", "POST", "OPTIONS"):
+    for method in ("GET", "POST", "DELETE", "OPTIONS"):
         asked(gate, "/", method)
     assert way.enter(None, request_, None, None) is None
     assert "resource_monitor.admitted" not in request_
@@ -933,7 +1011,7 @@ def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door)
     figures: list[int] = []
 
     class Told:
-        def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
             figures.append(in_flight)
             return in_flight
 
@@ -959,7 +1037,7 @@ def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door)
 
 def test_beside_other_workers_a_grant_is_short(gate: Gate, way: Door, service: Service) -> None:
     class Others:
-        def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
             told.append(in_flight)
             return in_flight
 
@@ -990,7 +1068,7 @@ def test_what_others_promise_revokes_it_as_soon_as_it_is_seen(gate: Gate, way: D
     promised = [0]
 
     class Others:
-        def tell(self, to_come: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
             return in_flight
 
         def teach(self, routes: Any, now: float) -> None: ...

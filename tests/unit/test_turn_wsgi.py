@@ -105,6 +105,7 @@ def test_the_app_answers(service: Service) -> None:
         environ(CONTENT_LENGTH="1a", **INPUT),
         environ(CONTENT_LENGTH="²", **INPUT),
         environ(HTTP_TRANSFER_ENCODING="chunked", **INPUT),
+        environ(method="POST", SERVER_PROTOCOL="HTTP/2", **INPUT, **{"wsgi.input_terminated": True}),
         environ(CONTENT_LENGTH="7", HTTP_TRANSFER_ENCODING="chunked", **INPUT),
         environ(method="OPTIONS"),
         environ("/é".encode().decode("latin-1")),
@@ -116,7 +117,7 @@ def test_the_app_answers(service: Service) -> None:
 )
 def test_what_is_no_plain_request_is_asked_for(service: Service, request_: Environ) -> None:
     middleware = wrap(service, answer)
-    for path, method in (("/", "OPTIONS"), ("/livez", "GET"), ("/é".encode().decode("latin-1"), "GET")):
+    for path, method in (("/", "OPTIONS"), ("/", "POST"), ("/livez", "GET"), ("/é".encode().decode("latin-1"), "GET")):
         Server().serve(middleware, environ(path, method))
     try:
         Server().serve(middleware, request_)
@@ -271,6 +272,18 @@ def test_with_the_reading_the_grant_is_renewed(service: Service) -> None:
     server.serve(middleware, request)
     assert server.status.startswith("503")
     assert ADMITTED not in request
+
+
+def test_a_cost_that_reads_the_body_may_put_it_back(service: Service) -> None:
+    def cost(environ: Environ) -> int:
+        if "CONTENT_LENGTH" in environ:
+            environ["wsgi.input"] = io.BytesIO(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+        return 0
+
+    middleware, server, request = knowing_posts(service, reads, request_cost=cost), Server(), upload(Unread())
+    server.serve(middleware, request)
+    assert isinstance(request[ADMITTED], Responses)
+    assert server.body == b"700"
 
 
 @pytest.mark.parametrize("length", ["", "0"])
@@ -469,6 +482,19 @@ def test_nothing_comes_of_a_response_that_is_closed(service: Service) -> None:
         starts[0]("200 OK", [])
 
 
+def test_nothing_comes_of_what_a_failed_app_was_given(service: Service) -> None:
+    starts: list[Any] = []
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        starts.append(start_response)
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        Server().serve(wrap(service, app))
+    with pytest.raises(RuntimeError):
+        starts[0]("200 OK", [])
+
+
 class Held:
     """Something that is seen to go."""
 
@@ -489,6 +515,36 @@ def test_what_was_asked_for_goes_with_the_request_without_a_collection(service: 
         with pytest.raises(RuntimeError):
             response.ask  # noqa: B018
         del request, response, server
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_so_it_does_where_a_file_was_handed_over(service: Service) -> None:
+    class Wrapper:
+        def __init__(self, file: Any) -> None:
+            pass
+
+        def __iter__(self) -> Iterator[bytes]:
+            yield b""
+
+        def close(self) -> None:
+            pass
+
+    def app(environ: Environ, start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        file: Iterable[bytes] = environ["wsgi.file_wrapper"](None)
+        return file
+
+    middleware, held = wrap(service, app), Held()
+    request, gone = environ(held=held, **{"wsgi.file_wrapper": Wrapper}), weakref.ref(held)
+    del held
+    gc.disable()
+    try:
+        response: Any = middleware(request, Server().start_response)
+        assert type(response) is Wrapper
+        response.close()
+        del request, response
         assert gone() is None
     finally:
         gc.enable()

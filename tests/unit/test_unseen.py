@@ -324,6 +324,16 @@ def test_what_a_process_let_pass_that_ended_was_not_given_back_unseen() -> None:
     assert route.unseen == 0
 
 
+def test_nor_was_that_of_one_in_whose_place_another_is() -> None:
+    admission, route = Admission(16 * MB), known()
+    for _ in range(4):
+        admission.starts(route)
+    for generation, passed in ((1, 500 * MB), (2, 20 * MB)):
+        for at in range(3):
+            admission.read(200 * MB, passed, generation + at / 4, others=1, generation=generation)
+    assert route.unseen == 0
+
+
 def test_what_a_process_let_pass_before_it_was_known_will_not_show_now() -> None:
     route = known()
     both = Neighbours(busy((route, 4)))

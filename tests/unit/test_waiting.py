@@ -117,7 +117,7 @@ def test_leaving_twice_is_leaving_once() -> None:
 
 
 def test_when_there_is_no_place_the_newest_is_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_PLACES", 3)
+    monkeypatch.setattr(module, "PLACES", 3)
     monkeypatch.setattr(module, "_PLACES_OF_ONE", 2)
     first = waiter("/a")
     queue = joined(Queue(), first, waiter("/a"))

@@ -250,6 +250,18 @@ def test_a_slot_is_taken_under_the_lock_and_what_was_published_meanwhile_is_told
     assert two.others(LATER) == Others(200, 2, 1)
 
 
+def test_another_worker_in_the_place_of_one_is_told_from_it(start_worker: Start, open_table: Open) -> None:
+    table = open_table()
+    generations = []
+    for at in range(2):
+        worker = start_worker()
+        worker.does("table.publish(1, 1)")
+        generations += [table.others(NOW + at).generation, table.others(NOW + at + 0.3).generation]
+        worker.kill()
+    assert generations[0] == generations[1] != generations[2] == generations[3]
+    assert table.others(NOW + 2).workers == 0
+
+
 def test_figures_are_never_mixed_nor_missed_while_they_are_written(start_worker: Start, open_table: Open) -> None:
     reader, writer = open_table(), start_worker()
     writer.does("table.publish(1, 1)")

@@ -313,7 +313,7 @@ static int64_t body_of(PyObject *scope, PyObject *method, int64_t most)
             announced = true;
         }
     }
-    if (announced || !(RM_IS(method, "POST") || RM_IS(method, "PUT") || RM_IS(method, "PATCH")))
+    if (announced || RM_IS(method, "GET") || RM_IS(method, "HEAD"))
         return body;
     /* from HTTP/2 on a body may come without either header */
     PyObject *version = PyDict_GetItemWithError(scope, s_http_version);
@@ -382,7 +382,7 @@ static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive
         Py_DECREF(turn);
         return NULL;
     }
-    if (!rm_turns_ready(turns, lane, now)) { /* what ran meanwhile, such as the user's functions, changed that */
+    if (!rm_turns_ready(turns, lane, now, need, body)) { /* what ran meanwhile, such as the user's functions, changed that */
         Py_CLEAR(turn->sender);
         Py_DECREF(turn);
         return PyDict_DelItem(scope, s_admitted), NULL;

@@ -303,10 +303,19 @@ static int64_t until_of(const Turns *turns, const Lane *lane)
     return own > common ? own : common;
 }
 
-bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now)
+/* Whether so much may be promised. What a grant has is beyond what any priority leaves; a promise is another matter. */
+static bool covers(const Turns *turns, int64_t need, int64_t body)
+{
+    if (!turns->tab)
+        return need == 0;
+    int64_t left = turns->spend_until - turns->tab->gross;
+    return left >= 0 && need <= left && (body <= RM_SHORT_BODY || body <= left / RM_BODY_PART);
+}
+
+bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now, int64_t need, int64_t body)
 {
     return now < until_of(turns, lane) && lane->starts > 0 && lane->unanswered > 0 && turns->room > 0 &&
-        !turns->closed && !turns->waiting;
+        !turns->closed && !turns->waiting && covers(turns, need, body);
 }
 
 bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now)
@@ -326,7 +335,7 @@ bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now)
         Py_DECREF(done);
         *now = rm_turns_now(turns, until_of(turns, lane));
     }
-    return *now >= 0 && rm_turns_ready(turns, lane, *now);
+    return *now >= 0 && rm_turns_ready(turns, lane, *now, 0, 0);
 }
 
 /* One of 64 bits for a length. */
@@ -371,14 +380,10 @@ bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t body, int64_t *need)
         if (overflow || *need < 0)
             return false;
     }
-    if (*need > INT64_MAX - body)
+    if (*need > RM_NEED_MOST - body) /* sums of it are to be counted */
         return false;
     *need += body;
-    /* what a grant has is beyond what any priority leaves; a promise is another matter */
-    if (!turns->tab)
-        return *need == 0;
-    int64_t left = turns->spend_until - turns->tab->gross;
-    return left >= 0 && *need <= left && (body <= RM_SHORT_BODY || body <= left / RM_BODY_PART);
+    return covers(turns, *need, body);
 }
 
 static void touch(Turns *turns, Lane *lane)
@@ -489,9 +494,11 @@ static PyObject *turns_enter(Turns *self, PyObject *unused)
     self->closed = true;
     if ((self->used || self->refused) && self->settle) {
         PyObject *done = PyObject_CallNoArgs(self->settle);
-        if (!done)
+        if (!done && !PyErr_ExceptionMatches(PyExc_MemoryError))
             return NULL;
-        Py_DECREF(done);
+        if (!done) /* the next one is told */
+            PyErr_Clear();
+        Py_XDECREF(done);
     }
     return Py_NewRef((PyObject *)self);
 }

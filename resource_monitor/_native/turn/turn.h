@@ -152,11 +152,13 @@ Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrow
 /* Whether a request may start, and the time; false, maybe with an error: Python decides. `renew` is called with a lane that
  * nothing binds but the age of its grant. */
 bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now);
-bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now);        /* whether it still may */
+/* Whether it still may, once what it needs is known. */
+bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now, int64_t need, int64_t body);
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount);     /* -1: an error */
 /* Bytes of body for which no more is asked than that there is room; of a longer one memory is looked at as it comes, but
  * where there is so many times as much. */
 enum { RM_SHORT_BODY = 1 << 16, RM_BODY_PART = 256 };
+#define RM_NEED_MOST (1LL << 50)        /* bytes; what needs more is Python's business */
 /* What a request with so long a `body` needs; false, maybe with an error: Python decides. */
 bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t body, int64_t *need);
 void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, int64_t body, Stay *stay);

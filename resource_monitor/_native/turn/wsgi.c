@@ -12,7 +12,7 @@
 #include <structmember.h>
 
 static PyTypeObject *gated_type, *response_type, *sized_type, *generator_type;
-static PyObject *s_method, *s_path, *s_script, *s_length, *s_coding, *s_admitted, *s_file_wrapper, *s_close, *s_len,
+static PyObject *s_method, *s_path, *s_script, *s_length, *s_protocol, *s_terminated, *s_coding, *s_admitted, *s_file_wrapper, *s_close, *s_len,
     *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty, *s_input,
     *s_cut;
 
@@ -452,17 +452,27 @@ static PyObject *path_of(PyObject *environ, PyObject *key)
     return !characters || (PyUnicode_AsUTF8AndSize(path, &length) && length == characters) ? path : NULL;
 }
 
+/* Whether the server tells where a body ends that may come without being announced, as from HTTP/2 on. */
+static bool may_be_unframed(PyObject *environ, PyObject *method)
+{
+    if (RM_IS(method, "GET") || RM_IS(method, "HEAD") || !PyDict_GetItemWithError(environ, s_terminated))
+        return false;
+    PyObject *protocol = PyDict_GetItemWithError(environ, s_protocol);
+    return protocol && PyUnicode_CheckExact(protocol) && PyUnicode_GetLength(protocol) > 5 &&
+        PyUnicode_ReadChar(protocol, 5) != '1';
+}
+
 /* How many bytes of body an environ announces; -1: more than `most`, or nobody knows. */
-static int64_t body_of(PyObject *environ, int64_t most)
+static int64_t body_of(PyObject *environ, PyObject *method, int64_t most)
 {
     if (PyDict_GetItemWithError(environ, s_coding))
         return -1;
     PyObject *announced = PyDict_GetItemWithError(environ, s_length);
-    if (!announced)
-        return 0;
-    Py_ssize_t length;
-    const char *text = PyUnicode_CheckExact(announced) ? PyUnicode_AsUTF8AndSize(announced, &length) : NULL;
-    return text ? length ? rm_content_length(text, (size_t)length, most) : 0 : -1;
+    Py_ssize_t length = 0;
+    const char *text = announced && PyUnicode_CheckExact(announced) ? PyUnicode_AsUTF8AndSize(announced, &length) : NULL;
+    if (announced && !text)
+        return -1;
+    return length ? rm_content_length(text, (size_t)length, most) : may_be_unframed(environ, method) ? -1 : 0;
 }
 
 /* A request's Response, or NULL without an error where Python has to decide. */
@@ -473,19 +483,24 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
         return NULL;
     PyObject *method = PyDict_GetItemWithError(environ, s_method), *path = path_of(environ, s_path),
              *mount = path_of(environ, s_script);
-    int64_t body = body_of(environ, self->most_body);
-    PyObject *unread = body > 0 ? PyDict_GetItemWithError(environ, s_input) : NULL;
-    if (!method || !path || !mount || !PyUnicode_CheckExact(method) || RM_IS(method, "OPTIONS") || body < 0 ||
-        (body && !unread))
+    if (!method || !path || !mount || !PyUnicode_CheckExact(method) || RM_IS(method, "OPTIONS"))
+        return NULL;
+    int64_t body = body_of(environ, method, self->most_body);
+    if (body < 0)
         return NULL;
     Lane *lane = rm_turns_lane(turns, method, path);
     int64_t now, need = 0;
     if (!lane || !rm_turns_open(turns, lane, self->renew, &now) || rm_turns_is_exempt(turns, lane, path, mount) ||
         !rm_turns_need(turns, environ, body, &need))
         return NULL;
+    /* not before: what ran may have put another one there */
+    PyObject *unread = body ? PyDict_GetItemWithError(environ, s_input) : NULL;
+    if (body && !unread)
+        return NULL;
     Response *response = response_new();
     if (!response)
         return NULL;
+    Py_XINCREF(unread);
     response->call = (vectorcall)response_called;
     response->gated = (Gated *)Py_NewRef((PyObject *)self);
     response->environ = Py_NewRef(environ);
@@ -493,8 +508,9 @@ static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
     response->refusals = rm_refusals();
     PyObject_GC_Track(response);
     bool failed = body && !(response->input = PyObject_CallFunction(self->take_in, "OL", unread, (long long)body));
-    if (failed || PyDict_SetItem(environ, s_admitted, (PyObject *)response) || !rm_turns_ready(turns, lane, now) ||
-        (body && PyDict_SetItem(environ, s_input, response->input))) {
+    Py_XDECREF(unread);
+    if (failed || PyDict_SetItem(environ, s_admitted, (PyObject *)response) ||
+        !rm_turns_ready(turns, lane, now, need, body) || (body && PyDict_SetItem(environ, s_input, response->input))) {
         PyObject *kind, *value, *trace;
         PyErr_Fetch(&kind, &value, &trace);
         if (PyDict_DelItem(environ, s_admitted))
@@ -521,6 +537,8 @@ static PyObject *handed_over(Response *self)
     if (done > 0) { /* what is Python's now leaves with it */
         Py_CLEAR(self->close);
         Py_CLEAR(self->pieces);
+        self->closed = true;
+        let_go_of_request(self);
     }
     Py_CLEAR(self->python);
     return pieces;
@@ -581,6 +599,7 @@ static PyObject *gated_call(Gated *self, PyObject *args, PyObject *options)
                 PyErr_Fetch(&kind, &value, &trace);
                 if (response_left(response))
                     PyErr_WriteUnraisable(NULL);
+                response->closed = true; /* for whoever kept it */
                 response_clear(response);
                 Py_DECREF(response);
                 PyErr_Restore(kind, value, trace);
@@ -682,7 +701,7 @@ bool rm_wsgi_init(PyObject *module)
         const char *text;
     } texts[] = {
         {&s_method, "REQUEST_METHOD"}, {&s_path, "PATH_INFO"}, {&s_script, "SCRIPT_NAME"},
-        {&s_length, "CONTENT_LENGTH"}, {&s_coding, "HTTP_TRANSFER_ENCODING"},
+        {&s_length, "CONTENT_LENGTH"}, {&s_protocol, "SERVER_PROTOCOL"}, {&s_terminated, "wsgi.input_terminated"}, {&s_coding, "HTTP_TRANSFER_ENCODING"},
         {&s_admitted, "resource_monitor.admitted"}, {&s_file_wrapper, "wsgi.file_wrapper"}, {&s_close, "close"},
         {&s_len, "__len__"}, {&s_start, "_start"}, {&s_withhold, "_withhold"}, {&s_hand_over, "_hand_over"},
         {&s_shed, "_shed"}, {&s_takes_over, "takes_over"}, {&s_empty, ""}, {&s_input, "wsgi.input"}, {&s_cut, "cut"},
