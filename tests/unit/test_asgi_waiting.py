@@ -464,12 +464,16 @@ def test_under_trio_a_request_that_waited_in_vain_is_refused(service: Service) -
 def test_under_trio_no_more_wait_than_have_a_place(service: Service) -> None:
     trio = pytest.importorskip("trio")
     sent: list[Any] = []
-    middleware = wrap(App(), service, max_wait=60)
+    middleware = wrap(App(), service, max_wait=3600)
     service.fill()
     middleware._gate.waiting = module.PLACES
 
     async def send(message: Any) -> None:
         sent.append(message.get("status"))
 
-    trio.run(middleware, http(), None, send)
+    async def main() -> None:
+        with trio.fail_after(30):
+            await middleware(http(), None, send)
+
+    trio.run(main)
     assert sent[0] == 503
