@@ -9,15 +9,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from resource_monitor.middleware.asgi_loops import sleep
-from resource_monitor.middleware.bodies import POLL, Body, Intake, content_length
+from resource_monitor.middleware.bodies import POLL, WITHOUT_BODY, Body, Intake, content_length
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 # A body of fewer bytes is there as soon as the request is, or comes in one message (uvicorn reads 64 KiB ahead).
 READ_AHEAD = 1 << 16
-# From HTTP/2 on a body may come without either header; of these nobody expects one (RFC 9110, 9.3).
-_WITHOUT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def body_of(scope: MutableMapping[str, Any]) -> Body | None:
@@ -30,9 +28,9 @@ def body_of(scope: MutableMapping[str, Any]) -> Body | None:
             return Body(None)
         if name == b"content-length":
             length = value
-    if length is None:
+    if length is None:  # from HTTP/2 on a body may come without either header
         framed = scope.get("http_version", "1.1").startswith("1")
-        return None if framed or scope["method"] in _WITHOUT else Body(None)
+        return None if framed or scope["method"] in WITHOUT_BODY else Body(None)
     announced = content_length(length)
     return None if announced == 0 else Body(announced)
 

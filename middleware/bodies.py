@@ -20,6 +20,9 @@ from resource_monitor.units import format_size
 POLL = 0.015
 """Seconds between two questions for room."""
 
+WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Of requests with these methods nobody expects a body that is not announced (RFC 9110, section 9.3)."""
+
 # What servers read at once, so that the next piece may well be there already: uvicorn and gunicorn read 64 KiB.
 _PIECE = 1 << 16
 # Where there is room, so many bytes may come without asking again, but no more than BODY_PART of the room: several

@@ -50,7 +50,9 @@ def status(name: str, value: int) -> int:
 def requests(name: str, value: int | None) -> int | None:
     """How many requests there may be."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 10**9):
-        raise ConfigurationError(f"{name}={value!r} is no number of requests; give one from 1 to 10**9, or None.")
+        raise ConfigurationError(
+            f"{name}={value!r} is no number of requests; give a whole number from 1 to 10**9, or None."
+        )
     return value
 
 

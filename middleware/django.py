@@ -89,10 +89,8 @@ class MemoryBackpressureMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponseBase | None:
         """A view ran out of memory, and no other middleware had an answer for that."""
         visit: _Visit | None = getattr(request, _VISIT, None)
-        if visit is None or not lost_to_memory(error):
-            return None
-        shed = self._gate.lost(visit.stay.admitted)
-        if shed is None:
+        shed = None if visit is None else visit.shed_for(error)
+        if visit is None or shed is None:
             return None
         visit.error = error
         return self._refusal(shed, request)
@@ -162,7 +160,7 @@ class _Visit:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
-        if lost_to_memory(error) and self._gate.lost(self.stay.admitted) is not None:
+        if self.shed_for(error) is not None:
             self.error = error
             return True
         if error is not None:
@@ -180,7 +178,8 @@ class _Visit:
                     return
                 yield piece  # type: ignore[misc]
         except BaseException as error:
-            self._lose(error)
+            if self.shed_for(error) is not None:
+                let_go(error)
             raise
 
     async def pieces_on_loop(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -194,12 +193,14 @@ class _Visit:
             while (piece := await as_app(following())) is not _END:
                 yield piece
         except BaseException as error:
-            self._lose(error)
+            if self.shed_for(error) is not None:
+                let_go(error)
             raise
 
-    def _lose(self, error: BaseException) -> None:
-        if lost_to_memory(error) and self._gate.lost(self.stay.admitted) is not None:
-            let_go(error)
+    def shed_for(self, error: BaseException | None) -> Shed | None:
+        """Why the request is refused that ended in ``error``; ``None`` for Django's own ones. Notes the loss to
+        memory."""
+        return self._gate.lost(self.stay.admitted) if lost_to_memory(error) else None
 
 
 def statistics() -> Statistics:

@@ -38,15 +38,15 @@ def _paths(text: str) -> object:
     return [path for path in map(str.strip, text.split(",")) if path]
 
 
-def _or_none(read: Callable[[str], object]) -> Callable[[str], object]:
-    return lambda text: None if text.lower() == "none" else read(text)
+def _or_none(read: Callable[[str], object], none: object = None) -> Callable[[str], object]:
+    return lambda text: none if text.lower() == "none" else read(text)
 
 
 _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 # What is no text of its kind is left as it is: the check of the option then says what is wrong with it.
 _READ: dict[str, Callable[[str], object]] = {
     "min_available": _or_none(str),
-    "request_cost": lambda text: 0 if text.lower() == "none" else text,
+    "request_cost": _or_none(str, none=0),
     "max_in_flight": _or_none(_whole),
     "max_wait": _number,
     "max_body": _or_none(str),

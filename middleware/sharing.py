@@ -50,8 +50,7 @@ class Sharing:
             and 0 <= now - self._told_at < interval
         ):
             return counted
-        with _lock:
-            self._table.publish(*_taken_on(), passed())
+        _publish(self._table)
         self._told, self._told_at = (to_come, in_flight), now
         return in_flight
 
@@ -102,17 +101,17 @@ class OtherWorkers:
 
     def tell(self) -> None:
         """Have them know what is promised here."""
-        with _lock:
-            if _table is not None:
-                _table.publish(*_taken_on(), passed())
+        if _table is not None:
+            _publish(_table)
 
 
-def _taken_on() -> tuple[int, int]:
-    """What all apps will take that shows in no reading yet, bytes, and how many requests they have in flight."""
-    parts = _living_parts()
-    ledgers = {id(part._ledger): part._ledger for part in parts if part._ledger is not None}
-    to_take = sum(part._mine[0] for part in parts)
-    return to_take + sum(ledger.unshown for ledger in ledgers.values()), sum(part._mine[1] for part in parts)
+def _publish(table: WorkerTable) -> None:
+    """What all apps will take that shows in no reading yet, and how many requests they have in flight."""
+    with _lock:
+        parts = _living_parts()
+        ledgers = {id(part._ledger): part._ledger for part in parts if part._ledger is not None}
+        to_take = sum(part._mine[0] for part in parts) + sum(ledger.unshown for ledger in ledgers.values())
+        table.publish(to_take, sum(part._mine[1] for part in parts), passed())
 
 
 def _living_parts() -> list[Sharing]:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from resource_monitor.errors import MemoryPressure
-from resource_monitor.middleware.bodies import POLL, Body, BodyTooLarge, content_length
+from resource_monitor.middleware.bodies import POLL, WITHOUT_BODY, Body, BodyTooLarge, content_length
 from resource_monitor.middleware.steps import server_runs
 
 # Read at a time, bytes: what a thread holds of a body that nobody has made room for.
@@ -59,14 +59,10 @@ def body_of(environ: Mapping[str, Any]) -> Body:
         return Body(None)
     length = environ.get("CONTENT_LENGTH")
     # from HTTP/2 on one may come without either; servers that tell where it ends say so
-    unframed = not length and environ.get("wsgi.input_terminated") and environ.get("REQUEST_METHOD") not in _WITHOUT
+    unframed = not length and environ.get("wsgi.input_terminated") and environ.get("REQUEST_METHOD") not in WITHOUT_BODY
     if unframed and not environ.get("SERVER_PROTOCOL", "HTTP/1.1").startswith("HTTP/1"):
         return Body(None)
     return Body(content_length(length) or 0)
-
-
-# Of these nobody expects a body (RFC 9110, 9.3).
-_WITHOUT = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Limited(io.IOBase):

@@ -17,13 +17,10 @@ _FACTORS = {
 }
 _SIZE = re.compile(r"\s*(\d{1,20}(?:\.\d{1,20})?)\s*([a-z]{0,3})\s*", re.IGNORECASE | re.ASCII)
 _PERCENTAGE = re.compile(r"\s*(\d{1,3}(?:\.\d{1,20})?)\s*%\s*", re.ASCII)
+_MOST = 2**64 - 1  # bytes: what the kernel counts in
 _CLAMP = re.compile(r"\s*clamp\(([^,()]*),([^,()]*),([^,()]*)\)\s*", re.IGNORECASE)
 _SIZES = 'give bytes as a number, or a size such as "64MiB"'
 _AMOUNTS = 'give bytes as a number, a size such as "64MiB", or a share of the limit such as "5%"'
-
-
-MOST = 2**64 - 1
-"""Bytes: what the kernel counts in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +62,7 @@ def _size(value: int | str, remedy: str) -> int:
         raise ConfigurationError(f"{value!r} is negative; {remedy}.")
     else:
         size = value
-    if size > MOST:
+    if size > _MOST:
         raise ConfigurationError(f"{value!r} is more bytes than any machine counts; give less than 16777216TiB.")
     return size
 

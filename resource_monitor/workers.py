@@ -70,8 +70,6 @@ class WorkerTable:
         self._others = Others(0, 0, 0)
         self._roster = b""
         self._living: list[int] = []
-        self._members: list[Owner | None] = []
-        self._generation = 0
         self._reported = False
         atexit.register(self.close)
 
@@ -129,7 +127,7 @@ class WorkerTable:
                     passed += state[3]
                     workers += 1
         self._read_at = now
-        self._others = Others(promised, in_flight, workers, passed, self._generation)
+        self._others = Others(promised, in_flight, workers, passed, int.from_bytes(self._roster))
         return self._others
 
     def learned(self, name: str, now: float) -> Record | None:
@@ -219,10 +217,6 @@ class WorkerTable:
         if file is not None:
             self._roster = worker_slots.roster(file.content)
             self._living = [slot for slot in worker_slots.living(file.content) if slot != self._slot]
-            states = [worker_slots.read_state(file.content, slot) for slot in self._living]
-            members = [None if state is None else state[0] for state in states]
-            self._generation += members != self._members
-            self._members = members
         return file
 
     def _lost(self) -> bool:

@@ -110,12 +110,13 @@ def test_none_from_the_constructor_goes_before_as_well(monkeypatch: pytest.Monke
         (
             "max_in_flight",
             "0",
-            "RESOURCE_MONITOR_MAX_IN_FLIGHT=0 is no number of requests; give one from 1 to 10**9, or None.",
+            "RESOURCE_MONITOR_MAX_IN_FLIGHT=0 is no number of requests; give a whole number from 1 to 10**9, or None.",
         ),
         (
             "max_in_flight",
             "many",
-            "RESOURCE_MONITOR_MAX_IN_FLIGHT='many' is no number of requests; give one from 1 to 10**9, or None.",
+            "RESOURCE_MONITOR_MAX_IN_FLIGHT='many' is no number of requests; "
+            "give a whole number from 1 to 10**9, or None.",
         ),
         ("max_wait", "5s", "RESOURCE_MONITOR_MAX_WAIT='5s' is no time to wait; give seconds, from 0 to 3600."),
         ("max_wait", "nan", "RESOURCE_MONITOR_MAX_WAIT=nan is no time to wait; give seconds, from 0 to 3600."),

@@ -104,7 +104,7 @@ def messages(caplog: pytest.LogCaptureFixture) -> list[tuple[int, str]]:
         *(
             (
                 {"max_in_flight": number},
-                f"max_in_flight={number!r} is no number of requests; give one from 1 to 10**9, or None.",
+                f"max_in_flight={number!r} is no number of requests; give a whole number from 1 to 10**9, or None.",
             )
             for number in (0, -1, True, 1.5, "3")
         ),

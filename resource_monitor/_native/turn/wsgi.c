@@ -12,8 +12,8 @@
 #include <structmember.h>
 
 static PyTypeObject *gated_type, *response_type, *sized_type, *generator_type;
-static PyObject *s_method, *s_path, *s_script, *s_length, *s_protocol, *s_terminated, *s_coding, *s_admitted, *s_file_wrapper, *s_close, *s_len,
-    *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty, *s_input,
+static PyObject *s_method, *s_path, *s_script, *s_length, *s_coding, *s_protocol, *s_terminated, *s_admitted,
+    *s_file_wrapper, *s_close, *s_len, *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty, *s_input,
     *s_cut;
 
 /* An app behind a gate. */
@@ -701,7 +701,8 @@ bool rm_wsgi_init(PyObject *module)
         const char *text;
     } texts[] = {
         {&s_method, "REQUEST_METHOD"}, {&s_path, "PATH_INFO"}, {&s_script, "SCRIPT_NAME"},
-        {&s_length, "CONTENT_LENGTH"}, {&s_protocol, "SERVER_PROTOCOL"}, {&s_terminated, "wsgi.input_terminated"}, {&s_coding, "HTTP_TRANSFER_ENCODING"},
+        {&s_length, "CONTENT_LENGTH"}, {&s_coding, "HTTP_TRANSFER_ENCODING"},
+        {&s_protocol, "SERVER_PROTOCOL"}, {&s_terminated, "wsgi.input_terminated"},
         {&s_admitted, "resource_monitor.admitted"}, {&s_file_wrapper, "wsgi.file_wrapper"}, {&s_close, "close"},
         {&s_len, "__len__"}, {&s_start, "_start"}, {&s_withhold, "_withhold"}, {&s_hand_over, "_hand_over"},
         {&s_shed, "_shed"}, {&s_takes_over, "takes_over"}, {&s_empty, ""}, {&s_input, "wsgi.input"}, {&s_cut, "cut"},
