@@ -48,12 +48,13 @@ class Sampler(ABC):
         self._lock = threading.Lock()
         self._reader = self.open_limits()
         _samplers.add(self)
-        self._refresh()
+        self._refresh(self._clock())
 
     def headroom(self) -> int:
         """What is left before the first limit bites, :data:`UNBOUNDED` without one. Raises :class:`ProbeError`."""
-        if self._clock() >= self._fresh_until:
-            self._refresh()
+        now = self._clock()
+        if now >= self._fresh_until:
+            self._refresh(now)
         return self._headroom
 
     @property
@@ -98,9 +99,8 @@ class Sampler(ABC):
     def _note_reclaimable(self) -> None:  # noqa: B027 - a hook, which not every resource needs
         """Called after each reading of more than usage."""
 
-    def _refresh(self) -> None:
+    def _refresh(self, now: float) -> None:
         with self._lock:
-            now = self._clock()
             if now >= self._fresh_until:  # else another thread was faster
                 self._update(now, USAGE)
 
