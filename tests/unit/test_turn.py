@@ -1035,33 +1035,73 @@ def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door)
     assert figures == [1, 3, 0]
 
 
-def test_beside_other_workers_a_grant_is_short(gate: Gate, way: Door, service: Service) -> None:
-    class Others:
-        def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
-            told.append(in_flight)
-            return in_flight
+class Beside:
+    """One other worker, which promised so many bytes, and what it was told to be in flight here."""
 
-        def teach(self, routes: Any, now: float) -> None: ...
+    def __init__(self, promised: int = 0) -> None:
+        self.promised = promised
+        self.told: list[int] = []
 
-        def learned(self, name: str, now: float) -> Learned:
-            return Learned(None, 0.0, None, None)
+    def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        self.told.append(in_flight)
+        return in_flight
 
-        def others(self, now: float) -> Any:
-            return module.Others(promised=promised, in_flight=7, workers=1)
+    def teach(self, routes: Any, now: float) -> None: ...
 
-    promised, told = 0, list[int]()
-    gate._sharing = Others()  # type: ignore[assignment]
+    def learned(self, name: str, now: float) -> Learned:
+        return Learned(None, 0.0, None, None)
+
+    def others(self, now: float) -> Any:
+        return module.Others(promised=self.promised, in_flight=7, workers=1)
+
+
+def test_beside_other_workers_a_grant_is_short_while_anything_is_promised(
+    gate: Gate, way: Door, service: Service
+) -> None:
+    gate._sharing = others = Beside()  # type: ignore[assignment]
+    assert gate._ledger is not None
+    promise = gate._ledger.make(1)
     asked(gate)
     turns = [let_in(way)]
-    assert gate.turns.grants == len(told) == 1
+    assert gate.turns.grants == len(others.told) == 1
     service.clock.pass_(0.0051)
     assert service.clock() < service.monitor.fresh_until
     turns.append(let_in(way))
     assert gate.turns.grants == 2
-    assert told == [1, 2]
-    promised = PLENTY
+    assert others.told == [1, 2]
+    others.promised = PLENTY
     service.clock.pass_(0.0051)
     assert unasked(way) is None
+    promise.end()
+
+
+def test_or_what_binds_the_class_is(gate: Gate, way: Door, service: Service) -> None:
+    gate._sharing = Beside()  # type: ignore[assignment]
+    asked(gate).leave()
+    route = gate.turns.lane("GET", "/").route
+    route.rate, route._tokens, route._filled = 1000.0, 20.0, service.clock()
+    asked(gate)
+    let_in(way)
+    service.clock.pass_(0.0051)
+    assert unasked(way) is None
+
+
+def test_otherwise_it_lasts_as_long_as_the_reading_but_promises_little(gate: Gate, way: Door, service: Service) -> None:
+    gate._sharing = others = Beside()  # type: ignore[assignment]
+    asked(gate, "/", "POST")
+    asked(gate)
+    assert gate.turns.grants == 2
+    service.clock.pass_(0.0051)
+    turns = [let_in(way)]
+    bodies, part = door(gate, most_body=1 << 20), (b"content-length", b"%d" % (1 << 16))
+    turns += [let_in(bodies, "/", "POST", part) for _ in range(16)]
+    assert unasked(bodies, "/", "POST", (b"content-length", b"1")) is None, "of what others do not know"
+    turns.append(let_in(way))
+    assert gate.turns.grants == 2
+    service.clock.pass_(service.monitor.fresh_until - service.clock())
+    turns.append(let_in(way))
+    assert gate.turns.grants == 3
+    assert others.told[-1] == len(turns) + 1
 
 
 def test_what_others_promise_revokes_it_as_soon_as_it_is_seen(gate: Gate, way: Door) -> None:
