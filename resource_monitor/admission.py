@@ -53,7 +53,8 @@ _RESULTS, _SHORTEST, _LONGEST, _PATIENCE = 8, 0.25, 1.0, 5.0
 _WEIGHT, _LOSSY = 0.3, 0.02
 # A paced class that lost nothing for so many counts is let go when the pace did not bind, or may speed up quickly; and
 # as far as there was room for at the least, up to the first number, until it first loses something, for what was
-# delivered in the turmoil before says little. Later it may go half of that way.
+# delivered in the turmoil before says little. Later it may go half of that way. One that lost nothing for as many
+# counts as the second number goes on slowly all the same: an allocator keeps what was held, and memory looks full.
 _CALM, _CALM_ENOUGH = 8, 2
 _PROBING, _FASTER, _SLIGHTLY_FASTER, _SLOWER = 1.5, 1.1, 1.04, 0.8
 # Where memory refuses, a pace beyond so many times what is delivered only has it swing between full and empty.
@@ -85,6 +86,8 @@ _MEASURED, _MEASURED_HERE = 8, 2
 # One that takes no more than this share of it unseen is paced by it all the same, and so is one of which those in
 # flight, more than a few, took no more: what the first requests load stays.
 _HARDLY = 1 / 4
+# A pace begins with so many in flight of those that fit: what came while it was not known yet has waited.
+_AT_ONCE = 3 / 4
 
 # Less than this grown unseen, in bytes, is noise: usage is charged in batches; and less than that a request is nothing.
 # What the guard let pass may show later, half of it within so many seconds, and other processes tell within so many
@@ -710,7 +713,8 @@ class Admission:
         route._holds = holds
         fit = (self._idle - self.floor) / (1 + self._others) / holds
         if fit > _FEW and route._lasts:  # what takes no time that a clock could tell has no pace
-            route.rate, route._tokens, route._filled = max(fit / route._lasts, _SLOWEST), 0.0, now
+            route.rate, route._filled = max(fit / route._lasts, _SLOWEST), now
+            route._tokens = max(0.0, _AT_ONCE * fit - route.in_flight)
             route._lost = 0  # before there was a pace
 
     # --- latency ---
@@ -839,8 +843,8 @@ def _in_time(route: Route, now: float) -> bool:
 
 
 def _refill(route: Route, rate: float, now: float) -> None:
-    # a bucket of two, so that the spread stays even
-    route._tokens = min(route._tokens + (now - route._filled) * rate, max(2.0, 0.02 * rate))
+    # a bucket of two, so that the spread stays even; what a pace began with is used up first
+    route._tokens = max(route._tokens, min(route._tokens + (now - route._filled) * rate, max(2.0, 0.02 * rate)))
     route._filled = now
 
 
@@ -897,8 +901,9 @@ def _faster(route: Route, share: float, room: float, least_room: float) -> float
         return max(_SLIGHTLY_FASTER, least_room)
     if share >= _TOLERATED:
         return 1.0
-    step = _FASTER if route._calm >= _CALM_ENOUGH else _SLIGHTLY_FASTER
-    return max(1.0, min(step, room), (1 + least_room) / 2)
+    calm = route._calm >= _CALM_ENOUGH
+    least = _SLIGHTLY_FASTER if calm and not route.unseen else 1.0  # what is taken unseen is not lost to the guard
+    return max(least, min(_FASTER if calm else _SLIGHTLY_FASTER, room), (1 + least_room) / 2)
 
 
 def _adjust_window(route: Route, now: float, pace: float) -> None:

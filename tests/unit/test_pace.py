@@ -200,6 +200,26 @@ def test_as_many_start_as_fit_if_each_holds_what_the_first_held() -> None:
     assert rate_after(lambda tenth: tenth * 16 * MB) == pytest.approx(80)
 
 
+@pytest.mark.parametrize(("in_flight", "more"), [(0, 15), (10, 5), (16, 0)])
+def test_a_pace_begins_with_most_of_those_in_flight_that_fit(in_flight: int, more: int) -> None:
+    """They wait since before it was known. From there on they come evenly."""
+    admission, route = first_round(steadily(69 * MB), count=7)
+    for _ in range(in_flight + 1):
+        assert admission.decide(route, 240 * MB, 100.5) is None
+    assert route.rate is None
+    admission.ends(route, 100.5, lost=False, took=0.5)  # the eighth: 20.3 fit
+    assert route.rate is not None
+    admission.starts(route)  # beside others
+
+    def starts(now: float) -> int:
+        asked = iter(lambda: admission.decide(route, 240 * MB, now), Reason.PACE)
+        return sum(reason is None for reason in asked)
+
+    assert starts(100.5) == more
+    assert starts(100.5 + 3 / route.rate) == 2
+    assert starts(110.0) == 2
+
+
 def test_a_class_whose_requests_take_no_time_by_the_clock_begins_without_a_rate() -> None:
     assert rate_after(steadily(80 * MB), took=0.0) is None
 
@@ -249,10 +269,21 @@ def test_a_pace_that_leaves_memory_unused_grows_as_far_as_there_was_room(held: i
 
 
 def counted(
-    rate: float, *, left: int, seconds: float, good: int = 20, took: float = 0.1, counts: int = 1
+    rate: float,
+    *,
+    left: int,
+    seconds: float,
+    good: int = 20,
+    took: float = 0.1,
+    counts: int = 1,
+    lost: int = 0,
+    calm: int = 0,
+    unseen: float = 0.0,
 ) -> tuple[Admission, Route]:
-    """A class at ``rate``/s, of which so many end evenly within ``seconds``, after some more were refused."""
-    admission, route = Admission(40 * MB), Route(Learned(floor=None, unseen=0.0, rate=rate, window=None))
+    """A class at ``rate``/s, of which so many end evenly within ``seconds``, after some more were refused. It ``lost``
+    some before, and none for so many counts as it is ``calm``."""
+    admission, route = Admission(40 * MB), Route(Learned(floor=None, unseen=unseen, rate=rate, window=None))
+    route.lost, route._calm = lost, calm
     admission.read(240 * MB, 0, 0.0)
     for count in range(counts):
         now = count * seconds
@@ -275,6 +306,20 @@ def test_a_count_lasts_at_least_as_long_as_a_request() -> None:
     admission.starts(route)
     admission.ends(route, 1.0, lost=False, took=1.0)
     assert route._delivered == pytest.approx(21)
+
+
+@pytest.mark.parametrize(
+    ("calm", "unseen", "faster"),
+    [(1, 0.0, 200 / 195), (2, 0.0, 1.04), (2, 0.3 * MB, 200 / 195)],
+    ids=["one count", "two", "of memory that is not lost to the guard"],
+)
+def test_a_pace_that_loses_nothing_for_some_counts_grows_though_memory_is_full(
+    calm: int, unseen: float, faster: float
+) -> None:
+    """An allocator may keep what was held before."""
+    _, route = counted(100.0, left=45 * MB, seconds=0.5, good=10, lost=1, calm=calm, unseen=unseen)
+    assert route.rate == pytest.approx(100 * faster)
+    assert bool(route.unseen) == bool(unseen)
 
 
 def test_where_memory_refuses_a_pace_comes_down_to_a_little_more_than_what_is_delivered() -> None:
