@@ -23,6 +23,8 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := [name for name in options.tables if name not in TABLES]:
         parser.error(f"No table is called {unknown[0]!r}; there are {', '.join(TABLES)}.")
+    if options.resume and not options.json:
+        parser.error("--resume takes tables from the file of --json; name that.")
     tables: list[Table] = []
     try:
         for name in options.tables or TABLES:
@@ -31,11 +33,16 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     run = report.run_of(tables, shlex.join(["python", "-m", "benchmarks.cost", *sys.argv[1:]]), quick=options.quick)
+    if options.resume:
+        try:
+            run = report.merged(report.load(options.json.read_text()), run)
+        except (OSError, ValueError) as error:
+            parser.error(f"{options.json} cannot be resumed: {error}")
     print(report.environment(run))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(report.dump(run))
-    if options.docs and (options.quick or options.tables):
+    if options.docs and (options.quick or {table.name for table in run.tables} != set(TABLES)):
         print("docs/cost.md is left as it is: it shows full runs of all tables.")
     elif options.docs:
         report.write_docs(DOCS, run)
@@ -51,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="short runs, to see that everything works")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write all figures to FILE, for benchmarks.cost.judge"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="keep the tables in FILE that are not measured now, of the same day"
     )
     parser.add_argument("--docs", action="store_true", help="write docs/cost.md, from a full run of all tables")
     return parser

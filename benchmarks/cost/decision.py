@@ -86,6 +86,10 @@ def _rows(kind: str, runs: Sequence[Values]) -> list[Row]:
 # --- in a process of its own ---
 
 
+# Of a path of their own: what one app of a process learns of a class, its others begin with.
+_paced_scope = partial(peers.scope, "/paced")
+
+
 class _Paced:
     """Chunks of a class of requests that is kept paced, with one of it in flight: of a class that has none one may
     always start."""
@@ -105,7 +109,7 @@ class _Paced:
         calls = min(calls, bucket // TURN * TURN)
         await asyncio.sleep(0.02)
         refused = self._app.statistics().shed
-        seconds = await asgi_chunk(self._app, peers.scope, calls)
+        seconds = await asgi_chunk(self._app, _paced_scope, calls)
         if self._app.statistics().shed != refused:
             raise RuntimeError("A request was refused for its pace while its cost was measured; run it again.")
         over.set()
@@ -114,11 +118,11 @@ class _Paced:
 
     def _rate(self) -> float:
         """Starts a second; 0 while the class is not paced."""
-        route = self._app.statistics().routes.get(f"GET {peers.PATH}")
+        route = self._app.statistics().routes.get("GET /paced")
         return (route and route.rate) or 0.0
 
     async def _call(self, does: Callable[[Any], Awaitable[object]]) -> None:
-        scope = peers.scope(query=b"does")
+        scope = _paced_scope(query=b"does")
         scope["state"]["does"] = does
         await self._app(scope, receive, send)
 

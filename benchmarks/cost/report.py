@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -58,6 +58,20 @@ def run_of(tables: Iterable[Table], command: str, *, quick: bool) -> Run:
     """``tables``, which were measured here and now."""
     now = datetime.now(UTC).strftime("%Y-%m-%d")
     return Run(command, quick, now, _machine(), _versions(), tuple(tables))
+
+
+def merged(before: Run, run: Run) -> Run:
+    """``run``, and of ``before`` the tables that it does not have. Raises ``ValueError`` where they do not belong
+    together: they are of one day, machine and set of versions, and both full or both quick."""
+    for what in ("date", "machine", "versions", "quick"):
+        if getattr(before, what) != getattr(run, what):
+            raise ValueError(
+                f"The {what} of what is there is {getattr(before, what)!r}, and now it is {getattr(run, what)!r}; "
+                "measure all tables anew."
+            )
+    anew = {table.name: table for table in run.tables}
+    kept = [anew.pop(table.name, table) for table in before.tables]
+    return replace(run, command=f"{before.command} && {run.command}", tables=(*kept, *anew.values()))
 
 
 def dump(run: Run) -> str:

@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,23 @@ def test_a_row_with_a_cell_too_few_or_too_many_is_no_row_of_its_table(cells: tup
 def test_a_run_is_read_back_as_it_was_written():
     written = run(table(OURS), table(name="memory"))
     assert report.load(report.dump(written)) == written
+
+
+def test_tables_that_are_measured_anew_take_the_place_of_what_was_there():
+    before, anew = run(table(OURS), table(name="memory")), table(Row("ASGI, ours", ("1.5 µs",), {"seconds": 1.5e-6}))
+    merged = report.merged(
+        before, replace(run(anew, table(name="scale")), command="python -m benchmarks.cost decision")
+    )
+    assert merged.tables == (anew, table(name="memory"), table(name="scale"))
+    assert merged.command == "python -m benchmarks.cost && python -m benchmarks.cost decision"
+
+
+@pytest.mark.parametrize(
+    "other", [{"date": "2026-01-01"}, {"machine": "another"}, {"versions": {"uvicorn": "1"}}, {"quick": True}], ids=str
+)
+def test_tables_of_another_day_machine_or_version_are_not_mixed(other: dict[str, Any]):
+    with pytest.raises(ValueError, match=rf"The {next(iter(other))} of what is there is .*; measure all tables anew"):
+        report.merged(replace(run(table(OURS)), **other), run(table(name="memory")))
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"tables": [{}]}', '{"tables": []}', "nonsense"])
