@@ -23,7 +23,7 @@ from resource_monitor.middleware.paths import DEFAULT_EXEMPT, Exempt, ExemptPath
 from resource_monitor.middleware.readings import OnProbeError, Readings
 from resource_monitor.middleware.refusing import Body, OnShed, Refusals, Respond, Shed, ShedResponse
 from resource_monitor.middleware.routes import Routes, route_class
-from resource_monitor.middleware.sharing import OtherWorkers, Sharing, reset_after_fork, share
+from resource_monitor.middleware.sharing import LITTLE, OtherWorkers, Sharing, reset_after_fork, share
 from resource_monitor.middleware.standing import Standing
 from resource_monitor.middleware.statistics import Statistics, statistics_of
 from resource_monitor.middleware.stuck import OnStuck, stuck
@@ -44,9 +44,9 @@ _CLOCK = time.monotonic  # which C reads by itself
 _ALONE = Others(promised=0, in_flight=0, workers=0)
 
 # Others on the same limit may promise, and take, what a grant takes for being left, so that beside them it stands no
-# longer than so many seconds, or, for classes that nothing binds, promises no more than so many bytes before they are
-# told; and what is left may be more than C counts.
-_BESIDE_OTHERS, _LITTLE, _COUNTED_MOST = 0.005, 1 << 20, 1 << 62
+# longer than so many seconds, or, for classes that nothing binds, promises no more than LITTLE before they are told;
+# and what is left may be more than C counts.
+_BESIDE_OTHERS, _COUNTED_MOST = 0.005, 1 << 62
 
 # Where refusals come in close succession they stand for so many seconds also when the reading is too old to let anybody
 # in: to read for every few of them would take what could refuse more. What ends meanwhile opens the door all the same.
@@ -484,7 +484,7 @@ class Gate:
         until, spare = fresh_until, min(grant.spare, _COUNTED_MOST)
         if others.workers:
             if grant.unbound and (self._ledger is None or not self._ledger.promised):
-                spare = min(spare, _LITTLE)
+                spare = min(spare, LITTLE)
             else:
                 until = min(until, now + _BESIDE_OTHERS)
         self.turns.grant(lane, admission.era, until, spare, grant.unanswered, grant.starts, grant.unbound)

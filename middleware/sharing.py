@@ -17,9 +17,11 @@ from resource_monitor.workers import FRESH, Others, WorkerTable
 
 # Learned figures move slowly; seconds between two tellings.
 _LEARNED_EVERY = 0.5
-# Bytes to come that a worker without others need not tell at once, and seconds for which it need not tell how many are
-# in flight: one that starts finds them a little wrong.
-_LITTLE, _SELDOM = 1 << 20, 0.05
+LITTLE = 1 << 20
+"""Bytes to come that need not be told at once: by a worker without others, or under a grant."""
+# Seconds for which a worker without others need not tell how many are in flight: one that starts finds that a little
+# wrong.
+_SELDOM = 0.05
 
 
 class Sharing:
@@ -43,7 +45,7 @@ class Sharing:
         self._mine, self._ledger = (to_take, in_flight), ledger
         to_come = to_take + ledger.unshown
         before, counted = self._told
-        little, interval = (_LITTLE, _SELDOM) if self._alone else (0, FRESH)
+        little, interval = (LITTLE, _SELDOM) if self._alone else (0, FRESH)
         if (
             abs(to_come - before) <= little
             and (in_flight == counted or (in_flight and not exactly))

@@ -25,19 +25,19 @@ def main() -> int:
         parser.error(f"No table is called {unknown[0]!r}; there are {', '.join(TABLES)}.")
     if options.resume and not options.json:
         parser.error("--resume takes tables from the file of --json; name that.")
-    tables: list[Table] = []
-    try:
-        for name in options.tables or TABLES:
-            tables.append(importlib.import_module(f"benchmarks.cost.{name}").measure(quick=options.quick))
-            print(report.show(tables[-1]), end="\n\n", flush=True)
-    except KeyboardInterrupt:
-        return 130
-    run = report.run_of(tables, shlex.join(["python", "-m", "benchmarks.cost", *sys.argv[1:]]), quick=options.quick)
+    run = report.run_of((), shlex.join(["python", "-m", "benchmarks.cost", *sys.argv[1:]]), quick=options.quick)
     if options.resume:
         try:
             run = report.merged(report.load(options.json.read_text()), run)
         except (OSError, ValueError) as error:
             parser.error(f"{options.json} cannot be resumed: {error}")
+    try:
+        for name in options.tables or TABLES:
+            table: Table = importlib.import_module(f"benchmarks.cost.{name}").measure(quick=options.quick)
+            print(report.show(table), end="\n\n", flush=True)
+            run = run.measured(table)
+    except KeyboardInterrupt:
+        return 130
     print(report.environment(run))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -87,7 +87,8 @@ def _rows(kind: str, runs: Sequence[Values]) -> list[Row]:
 
 
 # Of a path of their own: what one app of a process learns of a class, its others begin with.
-_paced_scope = partial(peers.scope, "/paced")
+_PACED = "/paced"
+_paced_scope = partial(peers.scope, _PACED)
 
 
 class _Paced:
@@ -118,7 +119,7 @@ class _Paced:
 
     def _rate(self) -> float:
         """Starts a second; 0 while the class is not paced."""
-        route = self._app.statistics().routes.get("GET /paced")
+        route = self._app.statistics().routes.get(f"GET {_PACED}")
         return (route and route.rate) or 0.0
 
     async def _call(self, does: Callable[[Any], Awaitable[object]]) -> None:

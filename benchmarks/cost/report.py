@@ -53,6 +53,11 @@ class Run:
                     return line.figures.get(name)
         return None
 
+    def measured(self, table: Table) -> Run:
+        """The same with ``table``, in place of the one of that name or as the last."""
+        tables = {known.name: known for known in self.tables} | {table.name: table}
+        return replace(self, tables=tuple(tables.values()))
+
 
 def run_of(tables: Iterable[Table], command: str, *, quick: bool) -> Run:
     """``tables``, which were measured here and now."""
@@ -69,9 +74,10 @@ def merged(before: Run, run: Run) -> Run:
                 f"The {what} of what is there is {getattr(before, what)!r}, and now it is {getattr(run, what)!r}; "
                 "measure all tables anew."
             )
-    anew = {table.name: table for table in run.tables}
-    kept = [anew.pop(table.name, table) for table in before.tables]
-    return replace(run, command=f"{before.command} && {run.command}", tables=(*kept, *anew.values()))
+    both = replace(run, command=f"{before.command} && {run.command}", tables=before.tables)
+    for table in run.tables:
+        both = both.measured(table)
+    return both
 
 
 def dump(run: Run) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.cost import __main__ as cost
 from benchmarks.cost import instructions, judge, report
 from benchmarks.cost.instructions import KINDS, MORE, CannotCount, compare, parse
 from benchmarks.cost.judge import AT_LEAST, AT_MOST, BOUNDS, Bound
@@ -58,6 +59,22 @@ def test_tables_that_are_measured_anew_take_the_place_of_what_was_there():
 def test_tables_of_another_day_machine_or_version_are_not_mixed(other: dict[str, Any]):
     with pytest.raises(ValueError, match=rf"The {next(iter(other))} of what is there is .*; measure all tables anew"):
         report.merged(replace(run(table(OURS)), **other), run(table(name="memory")))
+
+
+def test_what_cannot_be_resumed_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    spoilt = tmp_path / "cost.json"
+    spoilt.write_text("{}")
+    for more in ((), ("--json", str(tmp_path / "none.json")), ("--json", str(spoilt))):
+        monkeypatch.setattr(sys, "argv", ["benchmarks.cost", "no_such_module", "--resume", *more])
+        monkeypatch.setattr(cost, "TABLES", ("no_such_module",))
+        with pytest.raises(SystemExit, match="2"):
+            cost.main()
+    said = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "--resume takes tables from the file of --json; name that." in said[0]
+    assert "none.json cannot be resumed: [Errno 2]" in said[1]
+    assert "cost.json cannot be resumed: This is no run" in said[2]
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '{"tables": [{}]}', '{"tables": []}', "nonsense"])

@@ -1007,39 +1007,11 @@ def test_what_is_told_has_its_times(gate: Gate, way: Door, service: Service) -> 
     assert gate.turns.take() is None
 
 
-def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door) -> None:
-    figures: list[int] = []
-
-    class Told:
-        def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
-            figures.append(in_flight)
-            return in_flight
-
-        def teach(self, routes: Any, now: float) -> None: ...
-
-        def learned(self, name: str, now: float) -> Learned:
-            return Learned(None, 0.0, None, None)
-
-        def others(self, now: float) -> Any:
-            return module._ALONE
-
-    gate._sharing = Told()  # type: ignore[assignment]
-    first = asked(gate)
-    turns = [let_in(way) for _ in range(3)]
-    first.leave()
-    assert figures == [1, 3]
-    for turn in turns:
-        turn.leave()
-    assert figures == [1, 3, 0]
-    let_in(way).leave()
-    assert figures == [1, 3, 0]
-
-
 class Beside:
-    """One other worker, which promised so many bytes, and what it was told to be in flight here."""
+    """So many other workers, which promised so many bytes, and what they were told to be in flight here."""
 
-    def __init__(self, promised: int = 0) -> None:
-        self.promised = promised
+    def __init__(self, *, workers: int = 1) -> None:
+        self.workers, self.promised = workers, 0
         self.told: list[int] = []
 
     def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
@@ -1052,7 +1024,20 @@ class Beside:
         return Learned(None, 0.0, None, None)
 
     def others(self, now: float) -> Any:
-        return module.Others(promised=self.promised, in_flight=7, workers=1)
+        return module.Others(promised=self.promised, in_flight=7 * self.workers, workers=self.workers)
+
+
+def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door) -> None:
+    gate._sharing = others = Beside(workers=0)  # type: ignore[assignment]
+    first = asked(gate)
+    turns = [let_in(way) for _ in range(3)]
+    first.leave()
+    assert others.told == [1, 3]
+    for turn in turns:
+        turn.leave()
+    assert others.told == [1, 3, 0]
+    let_in(way).leave()
+    assert others.told == [1, 3, 0]
 
 
 def test_beside_other_workers_a_grant_is_short_while_anything_is_promised(
@@ -1105,24 +1090,10 @@ def test_otherwise_it_lasts_as_long_as_the_reading_but_promises_little(gate: Gat
 
 
 def test_what_others_promise_revokes_it_as_soon_as_it_is_seen(gate: Gate, way: Door) -> None:
-    promised = [0]
-
-    class Others:
-        def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
-            return in_flight
-
-        def teach(self, routes: Any, now: float) -> None: ...
-
-        def learned(self, name: str, now: float) -> Learned:
-            return Learned(None, 0.0, None, None)
-
-        def others(self, now: float) -> Any:
-            return module.Others(promised=promised[0], in_flight=0, workers=0)
-
-    gate._sharing = Others()  # type: ignore[assignment]
+    gate._sharing = others = Beside(workers=0)  # type: ignore[assignment]
     asked(gate)
     assert let_in(way)
-    promised[0] = 190 * MIB
+    others.promised = 190 * MIB
     asked(gate)
     assert unasked(way) is None
 
