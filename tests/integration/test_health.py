@@ -78,16 +78,16 @@ def test_alone_under_a_server_it_follows_memory(start: StartService, server: tup
 
 # --- a worker that is stuck ---
 
+LEAKY = 256 * MIB
 
-def fill_with_leaks(server: Server, in_a_row: int = 1) -> None:
-    """Leak until so many in a row are refused, and then everything is: at first what the allocator gives back may let
-    one more in."""
-    refused = 0
+
+def fill_with_leaks(cgroup: ChildCgroup, server: Server) -> None:
+    """Leak until one is refused, then take a part of what is left: what the allocator gives back lets nobody in."""
     for _ in range(2000):
-        refused = refused + 1 if plain_http.get(f"{server.url}/leak").status_code == 503 else 0
-        if refused == in_a_row:
+        if plain_http.get(f"{server.url}/leak").status_code == 503:
             break
-    assert plain_http.get(server.url).status_code == 503
+    cgroup.set_limit(LEAKY - 32 * MIB)
+    until(lambda: plain_http.get(server.url).status_code == 503)
 
 
 def answers(server: Server, path: str = "/") -> str | None:
@@ -101,7 +101,7 @@ def answers(server: Server, path: str = "/") -> str | None:
 
 @pytest.fixture
 def cgroup(child_cgroup: MakeCgroup) -> ChildCgroup:
-    return child_cgroup(256 * MIB)
+    return child_cgroup(LEAKY)
 
 
 STUCK = "(on_stuck='stop', stuck_after=1)"
@@ -122,9 +122,8 @@ def test_a_worker_that_leaked_until_nothing_is_let_in_is_replaced_and_serves_aga
     with serve(cgroup, *server, cwd=HERE) as running:
         before = answers(running)
         assert before is not None
-        fill_with_leaks(running)
-        # what its allocator gives back at last may let one more in, which leaks that too
-        until(lambda: answers(running, "/leak") not in (None, before))
+        fill_with_leaks(cgroup, running)
+        until(lambda: answers(running) not in (None, before))
         after = answers(running)
         assert after not in (None, before)
     assert cgroup.oom_kills() == 0
@@ -134,7 +133,7 @@ def test_a_worker_that_leaked_until_nothing_is_let_in_is_replaced_and_serves_aga
 def test_without_the_option_it_stays_as_it_is(cgroup: ChildCgroup) -> None:
     with serve(cgroup, *gunicorn("make_leaking(stuck_after=1)"), cwd=HERE) as server:
         before = answers(server)
-        fill_with_leaks(server, in_a_row=100)
+        fill_with_leaks(cgroup, server)
         until_later = time.monotonic() + 3
         while time.monotonic() < until_later:
             assert answers(server) is None
