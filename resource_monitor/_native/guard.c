@@ -192,14 +192,14 @@ static int read_limits(int tier, int64_t now)
 {
     int error = rm_read(guard.watch.limits, guard.watch.count, tier, guard.watch.owner, guard.watch.margin, &guard.outcome);
     guard.statistics.checks++;
-    if (error && tier == RM_FULL) {
+    if (error && tier == RM_DECISIVE) {
         guard.full_at = now;
         raise_event(RM_GUARD_MOVED);
     }
     if (error || tier == RM_USAGE)
         return error;
     guard.reclaimable_at = now;
-    if (tier != RM_FULL)
+    if (tier != RM_DECISIVE)
         return 0;
     guard.statistics.full_checks++;
     guard.full_at = now;
@@ -306,7 +306,7 @@ static bool check(size_t size, size_t held, int share, bool *charged)
     }
     u64 floor = guard.floor / share;
     u64 needed = more > NO_LIMIT - floor ? NO_LIMIT : more + floor;
-    int tier = now - guard.full_at >= FULL_INTERVAL ? RM_FULL : RM_USAGE;
+    int tier = now - guard.full_at >= FULL_INTERVAL ? RM_DECISIVE : RM_USAGE;
     if (read_limits(tier, now)) {
         set_budget(SLICE);
         return true;
@@ -597,7 +597,7 @@ static void start_watching(const rm_guard_watch *watch)
     guard.full_at = -FULL_INTERVAL;
     guard.blind_interval = BLIND_INTERVAL;
     guard.relief_due = 0;
-    if (!read_limits(RM_FULL, now_ns()))
+    if (!read_limits(RM_DECISIVE, now_ns()))
         rm_heap_prepare(guard.outcome.tightest);
 }
 

@@ -2,40 +2,30 @@
  * state; every function returns 0 or a count, and an errno for a file that does not hold what it should. */
 
 #include <errno.h>
-#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "probe.h"
 #include "text.h"
 
-static ssize_t read_start(int fd, char *text, size_t size, bool one_line)
+static ssize_t read_from(int fd, char *text, size_t size, size_t at)
 {
-    size_t length = 0;
-    if (fd < 0)
-        return fd;
-    while (length < size - 1) {
-        ssize_t got = pread(fd, text + length, size - 1 - length, (off_t)length);
-        if (got < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
-        if (got == 0)
-            break;
-        length += (size_t)got;
-        if (one_line && text[length - 1] == '\n')
-            break;
-    }
-    text[length] = 0;
-    return (ssize_t)length;
+    ssize_t got;
+    do
+        got = pread(fd, text, size, (off_t)at);
+    while (got < 0 && errno == EINTR);
+    return got < 0 ? -errno : got;
 }
 
-/* The whole file from its start, NUL-terminated; its length, or -errno. A negative fd is an errno of its own. */
-ssize_t rm_read_text(int fd, char *text, size_t size) { return read_start(fd, text, size, false); }
-
-/* The same of a file of one line, which is not asked once more whether it has ended. */
-ssize_t rm_read_line(int fd, char *text, size_t size) { return read_start(fd, text, size, true); }
+/* The file from its start into `text`, NUL-terminated; its length, or -errno. A negative fd is an errno of its own. One
+ * read brings it all: the kernel shows each of these files as one record, which it does not split (fs/seq_file.c). */
+ssize_t rm_read_text(int fd, char *text, size_t size)
+{
+    ssize_t length = fd < 0 ? fd : read_from(fd, text, size - 1, 0);
+    if (length >= 0)
+        text[length] = 0;
+    return length;
+}
 
 /* The decimal number at *at, which is moved past it; 0, or EBADMSG when there is none or it does not fit. */
 int rm_take_number(const char **at, const char *end, u64 *value)
@@ -71,13 +61,15 @@ int rm_parse_integer(const char *text, size_t length, u64 *value)
     return 0;
 }
 
-/* Lines of "key value [unit]": values[i] gets the value of keys[i] and stays as it is where the key is absent. A unit
- * of kB multiplies by 1024. The number of keys found, or -EBADMSG when a wanted key has no number behind it. */
+/* Lines of "key value [unit]": values[i] gets the value of keys[i] in the first such line, and stays as it is where there
+ * is none. A unit of kB multiplies by 1024. The number of keys found, of which no line is looked at after the last, or
+ * -EBADMSG when a wanted key has no number behind it. */
 int rm_parse_keys(const char *text, size_t length, const char *const *keys, int count, u64 *values)
 {
     const char *end = text + length;
+    unsigned seen = 0;
     int found = 0;
-    while (text < end) {
+    while (text < end && found < count) {
         const char *line_end = memchr(text, '\n', (size_t)(end - text));
         if (!line_end)
             line_end = end;
@@ -85,7 +77,8 @@ int rm_parse_keys(const char *text, size_t length, const char *const *keys, int 
         if (space) {
             size_t key_length = (size_t)(space - text);
             for (int i = 0; i < count; i++) {
-                if (keys[i][0] != text[0] || strlen(keys[i]) != key_length || memcmp(keys[i], text, key_length))
+                if (keys[i][0] != text[0] || seen >> i & 1 || strlen(keys[i]) != key_length ||
+                    memcmp(keys[i], text, key_length))
                     continue;
                 const char *at = space;
                 u64 value;
@@ -99,6 +92,7 @@ int rm_parse_keys(const char *text, size_t length, const char *const *keys, int 
                     value *= 1024;
                 }
                 values[i] = value;
+                seen |= 1u << i;
                 found++;
                 break;
             }
@@ -133,22 +127,19 @@ int rm_parse_rlimit(const char *text, size_t length, const char *name, u64 *valu
     return EBADMSG;
 }
 
-/* 1 when the file still holds exactly `expected`, 0 when not, -errno. Compares piecewise: no length is too long. */
+/* 1 when the file still holds exactly `expected`, 0 when not, -errno. Compares piecewise: no length is too long. A piece
+ * of less than what was asked for is the last. */
 int rm_same_content(int fd, const char *expected, size_t length)
 {
     char text[4096];
     size_t at = 0;
-    for (;;) {
-        ssize_t got = pread(fd, text, sizeof text, (off_t)at);
-        if (got < 0) {
-            if (errno == EINTR)
-                continue;
-            return -errno;
-        }
-        if (got == 0)
-            return at == length;
+    ssize_t got;
+    do {
+        if ((got = read_from(fd, text, sizeof text, at)) < 0)
+            return (int)got;
         if ((size_t)got > length - at || memcmp(text, expected + at, (size_t)got))
             return 0;
         at += (size_t)got;
-    }
+    } while (got == sizeof text);
+    return at == length;
 }

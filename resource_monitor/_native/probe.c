@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "probe.h"
@@ -28,6 +29,7 @@ struct pass {
     int tier;
     u64 mem_total;      /* of the machine: a cgroup limit of more is none; lxcfs shows the limit itself for it */
     u64 least_visible;  /* the smallest value that a visible v1 level sets */
+    int swapless;       /* the machine has no swap: nothing is charged with it but without */
     const rm_limit *below; /* the last cgroup whose reclaimable part was read */
     int stat_fd;
     int stat_error;
@@ -43,7 +45,7 @@ struct pass {
 static const char *const stat_keys[2][STAT_KEYS] = {
     {"total_inactive_file", "total_active_file", "total_mapped_file", "total_shmem", "total_dirty", "total_writeback",
      "", "hierarchical_memory_limit"},
-    {"inactive_file", "active_file", "file_mapped", "shmem", "file_dirty", "file_writeback", "slab_reclaimable", ""},
+    {"inactive_file", "active_file", "file_mapped", "shmem", "file_dirty", "file_writeback", "slab_reclaimable"},
 };
 
 /* The part of a cgroup's usage that the kernel would free before it kills, in bytes, from memory.stat's figures in the
@@ -69,7 +71,7 @@ static void failed(rm_limit *limit, int file, int error)
 static int read_integer(int fd, u64 *value)
 {
     char text[64];
-    ssize_t length = rm_read_line(fd, text, sizeof text);
+    ssize_t length = rm_read_text(fd, text, sizeof text);
     if (length < 0)
         return (int)-length;
     return rm_parse_integer(text, (size_t)length, value);
@@ -79,7 +81,7 @@ static int read_integer(int fd, u64 *value)
 static int read_numbers(int fd, u64 *values, int count)
 {
     char text[256];
-    ssize_t length = rm_read_line(fd, text, sizeof text);
+    ssize_t length = rm_read_text(fd, text, sizeof text);
     if (length < 0)
         return (int)-length;
     const char *at = text, *end = text + length;
@@ -124,7 +126,8 @@ static int load_stat(rm_limit *limit, struct pass *pass)
         memset(pass->stat, 0, sizeof pass->stat);
         pass->stat[HIERARCHICAL] = NO_LIMIT;
         pass->stat_fd = limit->stat_fd;
-        pass->stat_error = load_keys(pass, limit->stat_fd, stat_keys[is_v1(limit->kind) ? 0 : 1], STAT_KEYS, 0, pass->stat);
+        pass->stat_error = is_v1(limit->kind) ? load_keys(pass, limit->stat_fd, stat_keys[0], STAT_KEYS, 0, pass->stat)
+                                              : load_keys(pass, limit->stat_fd, stat_keys[1], HIERARCHICAL, 0, pass->stat);
     }
     if (pass->stat_error && pass->stat_error != ENOENT) {
         failed(limit, RM_STAT_FILE, pass->stat_error);
@@ -202,15 +205,23 @@ static void read_cgroup(rm_limit *limit, struct pass *pass)
         read_usage(limit);
 }
 
+/* lxcfs may hide the machine's swap in meminfo, but not from the system call. */
+static int has_no_swap(void)
+{
+    struct sysinfo machine;
+    return !sysinfo(&machine) && !machine.totalswap;
+}
+
 static void read_host(rm_limit *limit, struct pass *pass)
 {
-    static const char *const keys[] = {"MemTotal:", "MemAvailable:"};
-    u64 values[2] = {0};
-    int error = load_keys(pass, limit->usage_fd, keys, 2, 2, values);
+    static const char *const keys[] = {"MemTotal:", "MemAvailable:", "SwapTotal:"};
+    u64 values[3] = {0, 0, NO_LIMIT};
+    int error = load_keys(pass, limit->usage_fd, keys, 3, 2, values);
     if (error) {
         failed(limit, RM_USAGE_FILE, error);
         return;
     }
+    pass->swapless = !values[2] && has_no_swap();
     limit->value = values[0];
     limit->used = minus(values[0], values[1]);
     limit->state = RM_LIMITED;
@@ -338,7 +349,7 @@ static void read_system_tasks(rm_limit *limit, struct pass *pass)
         failed(limit, RM_LIMIT_FILE, error);
         return;
     }
-    ssize_t length = rm_read_line(limit->usage_fd, text, sizeof text);
+    ssize_t length = rm_read_text(limit->usage_fd, text, sizeof text);
     const char *slash = length < 0 ? NULL : memchr(text, '/', (size_t)length);
     const char *at = slash ? slash + 1 : NULL;
     error = length < 0 ? (int)-length : !at ? EBADMSG : rm_take_number(&at, text + length, &limit->used);
@@ -408,11 +419,15 @@ static int counts_for_both(const rm_limit *limit, const rm_limit *end)
 }
 
 /* A cgroup's two limits. What is charged between two readings counts for both, and shall not make the second seem the
- * nearer one: the first's usage is read last, where it can matter. */
+ * nearer one: the first's usage is read last, where it can matter. The second, which the kernel keeps from being less
+ * than the first, is none where there is no swap, but for who shows it. */
 static void read_pair(rm_limit *limit, struct pass *pass)
 {
     int limited = is_limited_cgroup(limit, pass);
-    read_cgroup(limit + 1, pass);
+    if (pass->swapless && pass->tier != RM_FULL)
+        limit[1].state = RM_UNLIMITED;
+    else
+        read_cgroup(limit + 1, pass);
     if (limited && (pass->tier == RM_FULL || !counts_for_both(limit, limit + 2)))
         read_usage(limit);
 }
@@ -480,6 +495,7 @@ int rm_read(rm_limit *limits, int count, int tier, int owner, u64 margin, rm_out
         return ESTALE;
     pass.tier = tier;
     pass.mem_total = pass.least_visible = NO_LIMIT;
+    pass.swapless = 0;
     pass.below = NULL;
     pass.text_fd = pass.stat_fd = NO_FILE;
     for (rm_limit *limit = limits; limit < limits + count; limit++) {

@@ -11,7 +11,6 @@ typedef unsigned long long u64;
 #define NO_LIMIT (~0ULL)
 
 ssize_t rm_read_text(int fd, char *text, size_t size);
-ssize_t rm_read_line(int fd, char *text, size_t size);
 int rm_take_number(const char **at, const char *end, u64 *value);
 
 static inline u64 minus(u64 a, u64 b) { return a > b ? a - b : 0; }

@@ -87,6 +87,10 @@ def test_an_absent_key_keeps_its_value() -> None:
     assert keys(b"a 1\n", b"a", b"b") == (1, [1, 7])
 
 
+def test_of_two_lines_with_one_key_the_first_counts_and_none_is_looked_at_after_the_last_key() -> None:
+    assert keys(b"a 1\na 2\nb 3\na ?\n", b"a", b"b") == (2, [1, 3])
+
+
 def test_a_unit_of_kb_is_1024_bytes() -> None:
     assert keys(b"MemTotal:       16384 kB\nHugePages_Total:       5\n", b"MemTotal:", b"HugePages_Total:") == (
         2,
@@ -237,6 +241,8 @@ def test_headroom_is_never_negative_nor_more_than_the_limit() -> None:
         (b"abcd", b"abc", 0),
         (b"", b"", 1),
         (b"x" * 100_000, b"x" * 100_000, 1),
+        (b"x" * 8192, b"x" * 8192, 1),
+        (b"x" * 8192, b"x" * 8193, 0),
         (b"x" * 100_000, b"x" * 99_999 + b"y", 0),
     ],
 )

@@ -649,6 +649,28 @@ def test_where_more_is_allowed_with_swap_both_usages_are_read(machine: Machine) 
         assert reader.headroom == headroom * MIB
 
 
+@pytest.mark.skipif(len(Path("/proc/swaps").read_text().splitlines()) > 1, reason="this machine has swap")
+def test_where_there_is_no_swap_the_limit_with_it_is_read_for_those_who_show_it_alone(machine: Machine) -> None:
+    more = {"limit": 100 * MIB, "swap_limit": 130 * MIB}
+    with_swap(machine, **more, usage=50 * MIB, swap_usage=110 * MIB)
+    with open(f"{machine}/proc/meminfo", "a") as meminfo:
+        meminfo.write("SwapTotal:             0 kB\n")
+    reader = memory(machine)
+    for tier in (DECISIVE, USAGE, RECLAIMABLE):
+        assert reader.read(tier, margin=UNBOUNDED)
+        assert reader.headroom == 50 * MIB
+    assert reader.read(FULL)
+    assert reader.headroom == 20 * MIB, "which no kernel would allow"
+    assert figures(named(reader, "cgroup v1 with swap")) == (130 * MIB, 110 * MIB, 20 * MIB)
+
+
+def test_a_machine_that_does_not_say_whether_it_has_swap_may_have_some(machine: Machine) -> None:
+    with_swap(machine, limit=100 * MIB, swap_limit=130 * MIB, usage=50 * MIB, swap_usage=110 * MIB)
+    reader = memory(machine)
+    assert reader.read(DECISIVE)
+    assert reader.headroom == 20 * MIB
+
+
 @pytest.mark.parametrize(("above", "headroom"), [(V1_UNLIMITED, 46), (40 * MIB, 2)])
 def test_a_limit_above_every_visible_level_is_told_by_any_of_them(machine: Machine, above: int, headroom: int) -> None:
     """The top's memory.stat is read where it has something to say."""
