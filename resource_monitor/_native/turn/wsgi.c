@@ -13,7 +13,7 @@
 
 static PyTypeObject *gated_type, *response_type, *sized_type, *generator_type;
 static PyObject *s_method, *s_path, *s_script, *s_length, *s_coding, *s_protocol, *s_terminated, *s_admitted,
-    *s_file_wrapper, *s_close, *s_len, *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty, *s_input,
+    *s_file_wrapper, *s_close, *s_start, *s_withhold, *s_hand_over, *s_shed, *s_takes_over, *s_empty, *s_input,
     *s_cut;
 
 /* An app behind a gate. */
@@ -544,6 +544,12 @@ static PyObject *handed_over(Response *self)
     return pieces;
 }
 
+/* As hasattr(type(object), "__len__"), which makes an AttributeError where there is none. */
+static bool has_length(PyObject *object)
+{
+    return PyType_GetSlot(Py_TYPE(object), Py_mp_length) || PyType_GetSlot(Py_TYPE(object), Py_sq_length);
+}
+
 /* The iterable for the server; a new reference in place of the one to the response. */
 static PyObject *begin(Gated *self, Response *response)
 {
@@ -578,7 +584,7 @@ static PyObject *begin(Gated *self, Response *response)
     }
     if (PyErr_Occurred())
         return NULL;
-    if (PyObject_HasAttr((PyObject *)Py_TYPE(response->pieces), s_len))
+    if (has_length(response->pieces))
         become_sized(response);
     return (PyObject *)response;
 }
@@ -704,7 +710,7 @@ bool rm_wsgi_init(PyObject *module)
         {&s_length, "CONTENT_LENGTH"}, {&s_coding, "HTTP_TRANSFER_ENCODING"},
         {&s_protocol, "SERVER_PROTOCOL"}, {&s_terminated, "wsgi.input_terminated"},
         {&s_admitted, "resource_monitor.admitted"}, {&s_file_wrapper, "wsgi.file_wrapper"}, {&s_close, "close"},
-        {&s_len, "__len__"}, {&s_start, "_start"}, {&s_withhold, "_withhold"}, {&s_hand_over, "_hand_over"},
+        {&s_start, "_start"}, {&s_withhold, "_withhold"}, {&s_hand_over, "_hand_over"},
         {&s_shed, "_shed"}, {&s_takes_over, "takes_over"}, {&s_empty, ""}, {&s_input, "wsgi.input"}, {&s_cut, "cut"},
     };
     for (size_t at = 0; at < sizeof texts / sizeof *texts; at++)
