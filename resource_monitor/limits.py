@@ -25,6 +25,7 @@ FULL: int = lib.RM_FULL
 
 # attributes of lib are looked up by name each time
 _NONE: int = lib.RM_NONE
+_UNBOUNDED = 2**64 - 1
 _read = lib.rm_read
 
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
@@ -86,17 +87,18 @@ class LimitReader:
         ``USAGE`` keeps limits and what was read of reclaimable parts. ``RECLAIMABLE`` keeps limits alone, and reads
         those reclaimable parts anew that decide which limit is :meth:`first`. Both skip limits that had more than
         ``margin`` beyond the least. ``DECISIVE`` reads limits too, and ``FULL`` everything, as :meth:`limits` needs it.
-        Sets ``headroom`` (the least over all limits that kill or fail), ``free`` (the same without reclaiming anything)
-        and ``tightest`` (the smallest limit); ``2**64 - 1`` where nothing limits. Raises :class:`ProbeError` when no
-        limit could be read and at least one should have been.
+        Sets ``headroom`` (the least over all limits that kill or fail) and ``free`` (the same without reclaiming
+        anything), and where limits are read ``tightest`` (the smallest one); ``2**64 - 1`` where nothing limits. Raises
+        :class:`ProbeError` when no limit could be read and at least one should have been.
         """
         outcome = self._outcome
         if _read(self.entries, self._count, tier, self.owner, margin, outcome) != 0:
             return False
-        self.headroom = outcome.headroom
+        self.headroom = headroom = outcome.headroom
         self.free = outcome.free
-        self.tightest = outcome.tightest
-        if outcome.least == _NONE and (failure := self.failure()):
+        if tier >= DECISIVE:
+            self.tightest = outcome.tightest
+        if headroom == _UNBOUNDED and outcome.least == _NONE and (failure := self.failure()):
             raise failure
         return True
 

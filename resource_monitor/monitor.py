@@ -127,9 +127,10 @@ class MemoryMonitor(Sampler):
     def _steady(self) -> bool:
         # Where free memory is short the kernel may be reclaiming, and usage stands still while what is reclaimable
         # melts away: only a reading of that tells.
-        free = self._reader.free
+        reader = self._reader
+        free = reader.free
         moved = abs(free - self._known_free)
-        return free >= self._attention and moved <= max((self._reader.headroom - free) // 4, _STEP)
+        return free >= self._attention and (moved <= _STEP or moved <= (reader.headroom - free) // 4)
 
     def _note_reclaimable(self) -> None:
         self._known_free = self._reader.free
