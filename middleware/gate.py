@@ -15,6 +15,7 @@ from resource_monitor._native._turn import Lane, Response, Turn, Turns
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 from resource_monitor.errors import ProbeError
 from resource_monitor.guard import passed
+from resource_monitor.limits import UNBOUNDED
 from resource_monitor.middleware import checks
 from resource_monitor.middleware.admitted import Admitted
 from resource_monitor.middleware.asking import Ask, Asking, PriorityOf, RequestCost
@@ -30,7 +31,6 @@ from resource_monitor.middleware.stuck import OnStuck, stuck
 from resource_monitor.monitor import MemoryMonitor
 from resource_monitor.reservation import Ledger, ledger_of
 from resource_monitor.resource import Resource
-from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size
 from resource_monitor.workers import Others
 

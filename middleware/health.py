@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 from resource_monitor.admission import Pressure
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import refusals
+from resource_monitor.limits import UNBOUNDED
 from resource_monitor.middleware import checks
 from resource_monitor.middleware.flask import MemoryBackpressure
 from resource_monitor.middleware.readiness import Readiness
@@ -24,7 +25,6 @@ from resource_monitor.middleware.readings import DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.responses import Answer, headers_for
 from resource_monitor.middleware.statistics import Statistics
 from resource_monitor.monitor import MemoryMonitor, default_monitor
-from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size
 
 Message = MutableMapping[str, Any]

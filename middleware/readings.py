@@ -9,9 +9,9 @@ from enum import StrEnum
 
 from resource_monitor.errors import ConfigurationError, ProbeError
 from resource_monitor.guard import ensure_installed, guarded_floor, unsupported
+from resource_monitor.limits import UNBOUNDED
 from resource_monitor.middleware import checks
 from resource_monitor.monitor import MemoryMonitor, default_monitor
-from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size
 
 logger = logging.getLogger("resource_monitor")

@@ -17,11 +17,10 @@ from resource_monitor.errors import (
 )
 from resource_monitor.explanation import Explanation, explain
 from resource_monitor.guard import AllocationGuard, GuardStatistics
-from resource_monitor.limits import Limit
+from resource_monitor.limits import UNBOUNDED, Limit
 from resource_monitor.monitor import MemoryMonitor, Reading, default_monitor
 from resource_monitor.reservation import Reservation, reserve
 from resource_monitor.resource import Resource
-from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.sources import Consequence, Flag
 
 __all__ = [

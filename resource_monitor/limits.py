@@ -23,9 +23,11 @@ RECLAIMABLE: int = lib.RM_RECLAIMABLE
 DECISIVE: int = lib.RM_DECISIVE
 FULL: int = lib.RM_FULL
 
+UNBOUNDED = 2**64 - 1
+"""The headroom where nothing limits."""
+
 # attributes of lib are looked up by name each time
 _NONE: int = lib.RM_NONE
-_UNBOUNDED = 2**64 - 1
 _read = lib.rm_read
 
 _OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
@@ -98,7 +100,7 @@ class LimitReader:
         self.free = outcome.free
         if tier >= DECISIVE:
             self.tightest = outcome.tightest
-        if headroom == _UNBOUNDED and outcome.least == _NONE and (failure := self.failure()):
+        if headroom == UNBOUNDED and outcome.least == _NONE and (failure := self.failure()):
             raise failure
         return True
 

@@ -13,8 +13,8 @@ from functools import cache
 
 from resource_monitor.allocator import Allocator, allocator
 from resource_monitor.errors import ConfigurationError
-from resource_monitor.limits import DECISIVE, RECLAIMABLE, LimitReader, memory_limits
-from resource_monitor.sampling import FULL_INTERVAL, UNBOUNDED, Sampler
+from resource_monitor.limits import DECISIVE, RECLAIMABLE, UNBOUNDED, LimitReader, memory_limits
+from resource_monitor.sampling import FULL_INTERVAL, Sampler
 from resource_monitor.units import parse_size
 
 # A core writes fresh memory at no more than this many bytes a second (measured: 2.4 GB/s).

@@ -16,9 +16,9 @@ from typing import Protocol
 from resource_monitor._native._turn import Tab
 from resource_monitor.errors import MemoryPressure, ProbeError
 from resource_monitor.guard import DEFAULT_FLOOR
+from resource_monitor.limits import UNBOUNDED
 from resource_monitor.monitor import MemoryMonitor, default_monitor
 from resource_monitor.promises import Promises
-from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size, parse_amount, parse_size
 
 _FLOOR = parse_amount(DEFAULT_FLOOR)

@@ -7,9 +7,9 @@ from enum import Enum
 from resource_monitor import counts
 from resource_monitor.allocator import allocator
 from resource_monitor.errors import NotApplicable
-from resource_monitor.limits import Limit
+from resource_monitor.limits import UNBOUNDED, Limit
 from resource_monitor.monitor import Reading, default_monitor
-from resource_monitor.sampling import UNBOUNDED, Sampler
+from resource_monitor.sampling import Sampler
 
 
 class Resource(Enum):

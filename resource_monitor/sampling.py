@@ -18,9 +18,6 @@ from resource_monitor.limits import DECISIVE, FULL, RECLAIMABLE, USAGE, Limit, L
 
 logger = logging.getLogger("resource_monitor")
 
-UNBOUNDED = 2**64 - 1
-"""The headroom where nothing limits."""
-
 # Bounds of a reading's time to live, and the interval after which everything is read again; seconds.
 _SHORTEST, _LONGEST = 0.0002, 0.05
 FULL_INTERVAL = 0.1

@@ -50,7 +50,7 @@ enum {
     RECYCLED_SHARE = 4,         /* the same, where what the last budget allowed was given back meanwhile */
     CHARGED_SHARE = 128,        /* blocks smaller than this part of what is left may stay untouched: see charge() */
     GRACE_SHARE = 128,          /* of what is left, after a refusal, for those who deal with it */
-    CACHE_LINE = 64,            /* of most processors; it may be any */
+    CACHE_LINE = 64,            /* bytes, of most processors; with another the fast path is slower, no more */
     HELPFUL = 1 << 20,          /* relief that brings less did not help */
 };
 #define FULL_INTERVAL 100000000LL       /* ns: limits may be changed at any time */
@@ -430,8 +430,7 @@ static void *perform(enum operation operation, const allocator_t *from, void *bl
     }
 }
 
-__attribute__((noinline)) static void *checked(
-    enum operation operation, const allocator_t *from, void *block, size_t count, size_t size)
+static void *checked(enum operation operation, const allocator_t *from, void *block, size_t count, size_t size)
 {
     size_t bytes = count * size, held = 0;
     int share = share_of(bytes, operation == ARENA);

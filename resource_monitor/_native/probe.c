@@ -29,7 +29,7 @@ struct pass {
     int tier;
     u64 mem_total;      /* of the machine: a cgroup limit of more is none; lxcfs shows the limit itself for it */
     u64 least_visible;  /* the smallest value that a visible v1 level sets */
-    int swapless;       /* the machine has no swap: nothing is charged with it but without */
+    int swapless;       /* the machine has no swap, so that limits with it decide nothing */
     const rm_limit *below; /* the last cgroup whose reclaimable part was read */
     int stat_fd;
     int stat_error;
@@ -126,8 +126,9 @@ static int load_stat(rm_limit *limit, struct pass *pass)
         memset(pass->stat, 0, sizeof pass->stat);
         pass->stat[HIERARCHICAL] = NO_LIMIT;
         pass->stat_fd = limit->stat_fd;
-        pass->stat_error = is_v1(limit->kind) ? load_keys(pass, limit->stat_fd, stat_keys[0], STAT_KEYS, 0, pass->stat)
-                                              : load_keys(pass, limit->stat_fd, stat_keys[1], HIERARCHICAL, 0, pass->stat);
+        int v1 = is_v1(limit->kind);
+        pass->stat_error = load_keys(
+            pass, limit->stat_fd, stat_keys[v1 ? 0 : 1], v1 ? STAT_KEYS : HIERARCHICAL, 0, pass->stat);
     }
     if (pass->stat_error && pass->stat_error != ENOENT) {
         failed(limit, RM_STAT_FILE, pass->stat_error);
@@ -165,11 +166,16 @@ static void read_usage(rm_limit *limit)
         failed(limit, RM_USAGE_FILE, error);
 }
 
-/* The limit itself. Whether there is one. */
+/* The limit itself. Whether there is one. The kernel keeps one with swap from being less than the one without, and where
+ * there is no swap as much is charged to both. */
 static int read_cgroup_limit(rm_limit *limit, struct pass *pass)
 {
     if (limit->kind == RM_CGROUP_V1_HIDDEN)
         return is_limited_above(limit, pass);
+    if (limit->kind == RM_CGROUP_V1_SWAP && pass->swapless) {
+        limit->state = RM_UNLIMITED;
+        return 0;
+    }
     int error = read_integer(limit->limit_fd, &limit->value);
     if (error) {
         failed(limit, RM_LIMIT_FILE, error);
@@ -221,7 +227,7 @@ static void read_host(rm_limit *limit, struct pass *pass)
         failed(limit, RM_USAGE_FILE, error);
         return;
     }
-    pass->swapless = !values[2] && has_no_swap();
+    pass->swapless = pass->tier == RM_DECISIVE && !values[2] && has_no_swap();
     limit->value = values[0];
     limit->used = minus(values[0], values[1]);
     limit->state = RM_LIMITED;
@@ -419,15 +425,11 @@ static int counts_for_both(const rm_limit *limit, const rm_limit *end)
 }
 
 /* A cgroup's two limits. What is charged between two readings counts for both, and shall not make the second seem the
- * nearer one: the first's usage is read last, where it can matter. The second, which the kernel keeps from being less
- * than the first, is none where there is no swap, but for who shows it. */
+ * nearer one: the first's usage is read last, where it can matter. */
 static void read_pair(rm_limit *limit, struct pass *pass)
 {
     int limited = is_limited_cgroup(limit, pass);
-    if (pass->swapless && pass->tier != RM_FULL)
-        limit[1].state = RM_UNLIMITED;
-    else
-        read_cgroup(limit + 1, pass);
+    read_cgroup(limit + 1, pass);
     if (limited && (pass->tier == RM_FULL || !counts_for_both(limit, limit + 2)))
         read_usage(limit);
 }

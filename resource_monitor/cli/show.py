@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from resource_monitor.cli.command import FAILED, add_json
 from resource_monitor.cli.text import Span, columns, paragraph, width, write, write_json
 from resource_monitor.errors import NotApplicable, ProbeError
+from resource_monitor.limits import UNBOUNDED
 from resource_monitor.resource import Resource
-from resource_monitor.sampling import UNBOUNDED
 from resource_monitor.units import format_size
 
 _COUNTED = (Resource.OPEN_FILES, Resource.TASKS)

@@ -23,13 +23,13 @@ from resource_monitor import reservation, sampling
 from resource_monitor._native._turn import Turn
 from resource_monitor.admission import Learned, Priority, Reason, Route
 from resource_monitor.errors import MemoryPressure
+from resource_monitor.limits import UNBOUNDED
 from resource_monitor.middleware import gate as gates
 from resource_monitor.middleware import readings
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.middleware.standing import Standing
 from resource_monitor.reservation import Reservation, reserve
-from resource_monitor.sampling import UNBOUNDED
 
 PATHS = ["/a", "/b", "/c/1", "/c/2", "/livez"]
 SIZES = st.integers(0, 64 * MIB)

@@ -88,6 +88,7 @@ def fill_with_leaks(cgroup: ChildCgroup, server: Server) -> None:
             break
     cgroup.set_limit(LEAKY - 32 * MIB)
     until(lambda: plain_http.get(server.url).status_code == 503)
+    assert plain_http.get(server.url).status_code == 503
 
 
 def answers(server: Server, path: str = "/") -> str | None:

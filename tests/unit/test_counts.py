@@ -8,8 +8,8 @@ from machine import Clock, Machine, descriptors
 
 from resource_monitor import NotApplicable, ProbeError, Resource, counts
 from resource_monitor.counts import CountMonitor
-from resource_monitor.limits import LimitReader, open_file_limits, task_limits
-from resource_monitor.sampling import FULL_INTERVAL, UNBOUNDED
+from resource_monitor.limits import UNBOUNDED, LimitReader, open_file_limits, task_limits
+from resource_monitor.sampling import FULL_INTERVAL
 
 LONGEST = 0.05
 

@@ -19,6 +19,7 @@ from werkzeug.test import Client as WSGIClient
 
 from resource_monitor.admission import Pressure
 from resource_monitor.errors import ConfigurationError, ProbeError
+from resource_monitor.limits import UNBOUNDED
 from resource_monitor.middleware import (
     HealthEndpoint,
     MemoryBackpressure,
@@ -29,7 +30,6 @@ from resource_monitor.middleware import gate as gate_module
 from resource_monitor.middleware import health as health_module
 from resource_monitor.middleware.gate import Gate
 from resource_monitor.monitor import Reading
-from resource_monitor.sampling import UNBOUNDED
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pytest
 from machine import GIB, MIB, Clock, Holder, Machine
 
 from resource_monitor.errors import ConfigurationError, ProbeError
-from resource_monitor.limits import USAGE
+from resource_monitor.limits import UNBOUNDED, USAGE
 from resource_monitor.monitor import MemoryMonitor, Reading, default_monitor
-from resource_monitor.sampling import UNBOUNDED, _after_fork_in_child
+from resource_monitor.sampling import _after_fork_in_child
 
 LONGEST, SHORTEST, FULL_INTERVAL, RETRY = 0.05, 0.0002, 0.1, 0.05
 CURRENT, STAT = "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat"
