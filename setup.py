@@ -11,6 +11,7 @@ TURN = "resource_monitor/_native/turn"
 SOURCES = [
     "module",
     "errors",
+    "lock",
     "core",
     "standing",
     "names",

@@ -60,4 +60,4 @@ class Admitted:
             self.promise.end()
         # of a request that was let in before a fork the child counts nothing
         if self._epoch == gate.epoch:
-            gate.leave(self._route, self._began, lost=self.lost)
+            gate.leave(self._route, self._began, self.lost)

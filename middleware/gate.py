@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 
-from resource_monitor._native._turn import Lane, Response, Turn, Turns
+from resource_monitor._native._turn import DeferringLock, Lane, Response, Turn, Turns
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 from resource_monitor.errors import ProbeError
 from resource_monitor.guard import passed
@@ -126,7 +125,7 @@ class Gate:
             cost_of=self._asking.cost_of,
         )
         self.turns: Turns = self._routes.turns
-        self._lock = threading.Lock()
+        self._lock = DeferringLock()
         self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
         self._seen = -1
         self._standing = Standing()
@@ -309,12 +308,15 @@ class Gate:
 
     def answered(self, route: Route | None) -> None:
         """A request began its answer; use :meth:`Admitted.answered`, which says this once."""
-        if route is not None:
-            with self._lock:
-                self._admission.answers(route)
+        if route is None or self._lock.defers(self.answered, route):
+            return
+        with self._lock:
+            self._admission.answers(route)
 
-    def leave(self, route: Route | None, began: float, *, lost: bool) -> None:
+    def leave(self, route: Route | None, began: float, lost: bool) -> None:
         """A request that began at ``began`` seconds is over; use :meth:`Admitted.leave`, which does this once."""
+        if self._lock.defers(self.leave, route, began, lost):
+            return
         with self._lock, self.turns:
             self._in_flight -= 1
             self._wasted += lost
@@ -354,6 +356,8 @@ class Gate:
 
     def waits(self, change: int) -> None:
         """So many more requests wait."""
+        if self._lock.defers(self.waits, change):
+            return
         with self._lock:
             self.waiting += change
 
@@ -522,13 +526,10 @@ class Gate:
 
     def _idle(self) -> None:
         """The other workers know of requests in flight, and there are none."""
-        # the garbage collector may end one while this very thread holds the lock
-        if self._lock.acquire(blocking=False):
-            try:
-                with self.turns:
-                    self._tell(time.monotonic())
-            finally:
-                self._lock.release()
+        if self._lock.defers(self._idle):
+            return
+        with self._lock, self.turns:
+            self._tell(time.monotonic())
 
     def _tell(self, now: float) -> None:
         """Tell the other workers; the lock is held."""
@@ -583,7 +584,7 @@ class Gate:
         return self.readings.admits_blindly
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = DeferringLock()
         self.epoch += 1
         self._in_flight = 0
         self._taken, self._behind = None, False

@@ -4,11 +4,11 @@ many apps it has."""
 from __future__ import annotations
 
 import math
-import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
 
+from resource_monitor._native._turn import DeferringLock
 from resource_monitor.admission import Learned, Route
 from resource_monitor.guard import passed, publish_passed
 from resource_monitor.reservation import Ledger
@@ -109,6 +109,8 @@ class OtherWorkers:
 
 def _publish(table: WorkerTable) -> None:
     """What all apps will take that shows in no reading yet, and how many requests they have in flight."""
+    if _lock.defers(_publish, table):
+        return
     with _lock:
         parts = _living_parts()
         ledgers = {id(part._ledger): part._ledger for part in parts if part._ledger is not None}
@@ -133,13 +135,13 @@ def share() -> Sharing | None:
 def reset_after_fork() -> None:
     """A child process needs a lock of its own."""
     global _lock
-    _lock = threading.Lock()
+    _lock = DeferringLock()
     for known in tuple(_parts):
         if (part := known()) is not None:
             part.after_fork()
 
 
-_lock = threading.Lock()
+_lock = DeferringLock()
 _table: WorkerTable | None = None
 _opened = False
 _parts: list[weakref.ref[Sharing]] = []

@@ -13,7 +13,7 @@ import weakref
 from types import TracebackType
 from typing import Protocol
 
-from resource_monitor._native._turn import Tab
+from resource_monitor._native._turn import DeferringLock, Tab
 from resource_monitor.errors import MemoryPressure, ProbeError
 from resource_monitor.guard import DEFAULT_FLOOR
 from resource_monitor.limits import UNBOUNDED
@@ -43,7 +43,7 @@ class Ledger:
     neighbours: Neighbours | None = None
 
     def __init__(self, monitor: MemoryMonitor) -> None:
-        self._lock = threading.Lock()
+        self._lock = DeferringLock()
         self._monitor = weakref.ref(monitor)
         self._promises = Promises()
         self._owner = os.getpid()
@@ -130,7 +130,7 @@ class Ledger:
         self.tab.promise(size)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = DeferringLock()
         self._promises.forget()
         self.tab.take()
         self._owner = os.getpid()
@@ -175,6 +175,8 @@ class Promise:
 
     def end(self) -> None:
         """Take it back, however often that is said."""
+        if self.ledger._lock.defers(self.end):
+            return
         self.resize(0)
         ledger, taken = self.ledger, self._taken
         with ledger._lock:

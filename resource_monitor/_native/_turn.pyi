@@ -4,6 +4,7 @@ Not thread-safe beyond what the GIL makes atomic: whoever changes grants holds t
 """
 
 from collections.abc import Callable, Coroutine, Generator
+from types import TracebackType
 from typing import Any, Final, TypeVar, final
 
 from resource_monitor.admission import Admission, Route
@@ -42,6 +43,20 @@ class Lane:
 
     route: Route
     name: str | None
+
+@final
+class DeferringLock:
+    """A lock that what objects do at their end can take, although the garbage collector may bring that about while the
+    very thread holds it: such an end asks :meth:`defers` first. A child made by fork needs another one."""
+
+    def __enter__(self) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+    def defers(self, act: Callable[..., object], /, *arguments: object) -> bool:
+        """Whether this thread holds it already; then ``act`` is called as soon as it does not. What goes wrong there is
+        reported as unraisable."""
+    def locked(self) -> bool: ...
 
 @final
 class Tab:

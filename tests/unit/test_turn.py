@@ -831,7 +831,7 @@ def test_one_that_changes_admission_meanwhile_lets_nobody_start(
     know_all_classes(monkeypatch)
 
     def priority(carrier: Any) -> Priority:
-        gate._lock.acquire()
+        gate._lock.__enter__()
         gate.turns.__enter__()
         return Priority.DEFAULT
 
@@ -840,7 +840,7 @@ def test_one_that_changes_admission_meanwhile_lets_nobody_start(
     asked(gate)
     assert unasked(way) is None
     gate.turns.__exit__()
-    gate._lock.release()
+    gate._lock.__exit__(None, None, None)
 
 
 # --- what ends it, and what is counted ---

@@ -77,7 +77,8 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__turn(void)
 {
     PyObject *module = PyModule_Create(&definition);
-    if (module && !(rm_core_init(module) && rm_asgi_init(module) && rm_passage_init(module) && rm_wsgi_init(module)))
+    if (module && !(rm_lock_init(module) && rm_core_init(module) && rm_asgi_init(module) && rm_passage_init(module) &&
+                    rm_wsgi_init(module)))
         Py_CLEAR(module);
 #ifdef Py_GIL_DISABLED
     /* there nobody comes in here, and whoever asks for a lane or takes what is untold holds a lock */

@@ -145,6 +145,9 @@ void rm_replace_error(PyObject **error);        /* the same in place of one that
 void rm_set_error(PyObject *error);     /* again; takes the reference */
 void rm_restore_around(PyObject **what);        /* Py_CLEAR around which an error stays set */
 
+/* lock.c */
+bool rm_lock_init(PyObject *module);
+
 /* core.c */
 extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 bool rm_core_init(PyObject *module);

@@ -1,0 +1,228 @@
+"""The garbage collector ends what nobody refers to any more in the middle of anything, also of what a lock protects."""
+
+import gc
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from types import coroutine
+from typing import Any
+
+import pytest
+from machine import MIB, Service
+
+from resource_monitor import reserve
+from resource_monitor._native._turn import DeferringLock
+from resource_monitor.admission import Admission
+from resource_monitor.middleware import MemoryBackpressureMiddleware, sharing
+from resource_monitor.middleware.gate import Gate
+from resource_monitor.promises import Promises
+from resource_monitor.reservation import ledger_of
+
+
+@pytest.fixture(autouse=True)
+def collected_only_when_asked() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def returns(act: Callable[[], object]) -> bool:
+    """Whether ``act`` does, and not wait for ever."""
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(30)
+    return not thread.is_alive()
+
+
+@coroutine
+def for_ever() -> Any:
+    yield
+
+
+def left_to_the_collector(waiting: Coroutine[Any, Any, object]) -> None:
+    """It waits, and nobody but itself refers to it."""
+    waiting.send(None)
+    holder: list[Any] = [waiting]
+    holder.append(holder)
+
+
+def collecting(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+    """The next call of a method collects before it does anything else."""
+    method = getattr(owner, name)
+
+    def collects(*arguments: Any, **named: Any) -> Any:
+        monkeypatch.setattr(owner, name, method)
+        gc.collect()
+        return method(*arguments, **named)
+
+    monkeypatch.setattr(owner, name, collects)
+
+
+def test_a_request_whose_end_comes_while_another_one_is_decided(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await for_ever()
+
+    async def unused(*message: Any) -> Any:
+        raise AssertionError
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    middleware = MemoryBackpressureMiddleware(app, monitor=service.monitor, request_cost="1MiB")
+    gate = middleware._gate
+    left_to_the_collector(middleware(scope, unused, unused))
+    assert (middleware.statistics().in_flight, middleware.statistics().promised) == (1, MIB)
+    collecting(monkeypatch, Admission, "decide")
+    assert returns(lambda: gate.enter("GET", "/other"))
+    statistics = middleware.statistics()
+    assert (statistics.in_flight, statistics.promised, statistics.wasted) == (1, 0, 0)
+    assert {name for name, route in statistics.routes.items() if route.in_flight} == {"GET /other"}
+
+
+def test_one_that_waits_for_room(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def wait() -> None:
+        gate.waits(1)
+        try:
+            await for_ever()
+        finally:
+            gate.waits(-1)
+
+    gate = Gate(monitor=service.monitor)
+    left_to_the_collector(wait())
+    assert gate.waiting == 1
+    collecting(monkeypatch, Admission, "decide")
+    assert returns(lambda: gate.enter("GET", "/"))
+    assert gate.waiting == 0
+
+
+async def holding(service: Service) -> None:
+    async with reserve(100 * MIB, monitor=service.monitor):
+        await for_ever()
+
+
+def test_a_reservation_while_another_one_is_made(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = ledger_of(service.monitor)
+    left_to_the_collector(holding(service))
+    assert ledger.promised == 100 * MIB
+    collecting(monkeypatch, Promises, "left")
+    assert returns(lambda: ledger.left(200 * MIB))
+    assert ledger.promised == 0
+
+
+def test_a_reservation_while_workers_look_at_each_other(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Table:
+        def __init__(self) -> None:
+            self.published: list[tuple[int, int]] = []
+
+        def publish(self, promised: int, in_flight: int, passed: int = 0) -> None:
+            self.published.append((promised, in_flight))
+
+        def others(self, now: float) -> Any:
+            return sharing.Others(promised=0, in_flight=0, workers=0)
+
+    table = Table()
+    monkeypatch.setattr(sharing, "_table", table)
+    monkeypatch.setattr(sharing, "_parts", [])
+    part = sharing.Sharing(table)  # type: ignore[arg-type]
+    ledger = ledger_of(service.monitor)
+    monkeypatch.setattr(ledger, "neighbours", sharing.OtherWorkers())
+    part.tell(ledger, 0, 0, 1.0, exactly=False)
+    left_to_the_collector(holding(service))
+    assert table.published[-1] == (100 * MIB, 0)
+    collecting(monkeypatch, Table, "others")
+    assert returns(lambda: part.others(1.0))
+    assert table.published[-1] == (0, 0)
+
+
+# --- the lock ---
+
+
+def test_what_is_deferred_is_done_in_its_order_once_the_lock_is_free() -> None:
+    lock, done = DeferringLock(), []
+
+    def act(number: int, *more: int) -> None:
+        with lock:
+            done.append((number, *more))
+            if number == 1:
+                assert lock.defers(act, 3)
+
+    with lock:
+        assert lock.locked()
+        assert lock.defers(act, 1)
+        assert lock.defers(act, 2, 22)
+        assert done == []
+    assert done == [(1,), (3,), (2, 22)]
+    assert not lock.locked()
+
+
+def test_nothing_is_deferred_where_nobody_is_or_another_thread_is() -> None:
+    lock, found = DeferringLock(), []
+    assert not lock.defers(print)
+    with lock:
+        thread = threading.Thread(target=lambda: found.append(lock.defers(print)))
+        thread.start()
+        thread.join()
+    assert found == [False]
+
+
+def test_one_thread_at_a_time_is_inside() -> None:
+    lock, over = DeferringLock(), []
+
+    def enter() -> None:
+        with lock:
+            over.append("second")
+
+    thread = threading.Thread(target=enter)
+    with lock:
+        thread.start()
+        thread.join(0.1)
+        over.append("first")
+    thread.join()
+    assert over == ["first", "second"]
+
+
+def test_an_error_inside_goes_on_and_leaves_the_lock_free() -> None:
+    lock, done = DeferringLock(), []
+
+    def fail() -> None:
+        with lock:
+            lock.defers(done.append, 1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert done == [1]
+    assert not lock.locked()
+
+
+def test_what_goes_wrong_in_what_is_deferred_is_nobody_s_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda report: reported.append(report.exc_type))
+    lock, done = DeferringLock(), []
+    with lock:
+        lock.defers(int, "x")
+        lock.defers(done.append, 1)
+    assert reported == [ValueError]
+    assert done == [1]
+
+
+def test_what_is_to_be_deferred_has_to_be_said() -> None:
+    lock = DeferringLock()
+    with lock, pytest.raises(TypeError, match=r"^defers\(\) takes what to call, and its arguments\.$"):
+        lock.defers()  # type: ignore[call-arg]
+
+
+def test_a_lock_with_itself_among_what_was_deferred_is_collected() -> None:
+    def make() -> None:
+        lock = DeferringLock()
+        lock.__enter__()
+        assert lock.defers(lambda: lock)
+
+    def alive() -> int:
+        return sum(type(found) is DeferringLock for found in gc.get_objects())
+
+    before = alive()
+    make()
+    assert alive() == before + 1
+    gc.collect()
+    assert alive() == before
