@@ -22,9 +22,14 @@ class AcceptQueue:
 
     def length(self) -> int:
         """How many connections wait, at those of the sockets that are still open."""
-        waiting = {number: queued(number) for number in self._sockets}
-        self._sockets = [number for number, count in waiting.items() if count is not None]
-        return sum(filter(None, waiting.values()))
+        waiting = 0
+        for number in tuple(self._sockets):
+            count = queued(number)
+            if count is None:
+                self._sockets.remove(number)
+            else:
+                waiting += count
+        return waiting
 
 
 def _open_descriptors() -> list[int]:

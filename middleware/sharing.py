@@ -21,7 +21,7 @@ LITTLE = 1 << 20
 """Bytes to come that need not be told at once: by a worker without others, or under a grant."""
 # Seconds for which a worker without others need not tell how many are in flight: one that starts finds that a little
 # wrong.
-_SELDOM = 0.05
+_SELDOM = 0.25
 
 
 class Sharing:

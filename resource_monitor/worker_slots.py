@@ -176,10 +176,10 @@ def find(records: bytes, name: str) -> Record | None:
     return None
 
 
-def living(content: mmap) -> list[int]:
-    """The slots of living workers."""
+def living(content: mmap, *, besides: int | None = None) -> list[int]:
+    """The slots of living workers, without that of whoever asks."""
     # most slots are free, which is told at a glance
-    taken = (slot for slot in OFFSETS if content[slot : slot + _STATES] != _FREE)
+    taken = [slot for slot in OFFSETS if content[slot : slot + _STATES] != _FREE and slot != besides]
     states = [(slot, read_state(content, slot)) for slot in taken]
     return [slot for slot, state in states if state is not None and lives(state[0])]
 

@@ -216,7 +216,7 @@ class WorkerTable:
         file = self._file
         if file is not None:
             self._roster = worker_slots.roster(file.content)
-            self._living = [slot for slot in worker_slots.living(file.content) if slot != self._slot]
+            self._living = worker_slots.living(file.content, besides=self._slot)
         return file
 
     def _lost(self) -> bool:
