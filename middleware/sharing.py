@@ -97,9 +97,9 @@ class OtherWorkers:
     """The other workers, for ``reserve()``."""
 
     def promised(self) -> int:
-        """Bytes that they promised, and that show in no reading yet."""
+        """Bytes that they promised by now, and that show in no reading yet."""
         with _lock:
-            return 0 if _table is None else _table.others(time.monotonic()).promised
+            return 0 if _table is None else _table.others(time.monotonic(), at_once=True).promised
 
     def tell(self) -> None:
         """Have them know what is promised here."""

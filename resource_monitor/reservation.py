@@ -28,7 +28,7 @@ class Neighbours(Protocol):
     """Other processes on the same limit, as whoever shares a ledger with them knows them."""
 
     def promised(self) -> int:
-        """Bytes that they promised, and that show in no reading yet."""
+        """Bytes that they promised by now, and that show in no reading yet."""
 
     def tell(self) -> None:
         """Have them know what is promised here."""
@@ -90,26 +90,34 @@ class Ledger:
         assert monitor is not None  # whoever asks holds it
         tightest = monitor.tightest()
         floor = 0 if tightest == UNBOUNDED else _FLOOR.of(tightest)
-        elsewhere = 0 if self.neighbours is None else self.neighbours.promised()
-        with self._lock:
-            self._settle()
-            left = self._promises.left(monitor.headroom()) - elsewhere
-            if left < size + floor:
-                left = self._promises.left(monitor.relieve()) - elsewhere
-            if left < size + floor:
-                raise MemoryPressure(
-                    f"{format_size(size)} cannot be reserved: {format_size(max(left, 0))} of memory are left and not "
-                    f"promised, of which {format_size(floor)} are kept free; try again later or reserve less."
-                )
-            promise = Promise(self, size)
-            self._make(size)
-        self._tell()
+        for last in (False, True):
+            elsewhere = self._elsewhere()
+            with self._lock:
+                self._settle()
+                left = self._promises.left(monitor.headroom()) - elsewhere
+                if left < size + floor:
+                    left = self._promises.left(monitor.relieve()) - elsewhere
+                if left < size + floor:
+                    raise _pressure(size, left, floor)
+                promise = Promise(self, size)
+                self._make(size)
+            self._tell()
+            # who promised meanwhile did not know of this, and sees it now, as this sees theirs: not all can stay
+            left -= self._elsewhere() - elsewhere
+            if left >= size + floor:
+                break
+            self.release(promise)
+            if last:
+                raise _pressure(size, left, floor)
         return promise
 
     def release(self, promise: Promise) -> None:
         """End what :meth:`reserve` promised."""
         promise.end()
         self._tell()
+
+    def _elsewhere(self) -> int:
+        return 0 if self.neighbours is None else self.neighbours.promised()
 
     def _tell(self) -> None:
         if self.neighbours is not None:
@@ -134,6 +142,13 @@ class Ledger:
         self._promises.forget()
         self.tab.take()
         self._owner = os.getpid()
+
+
+def _pressure(size: int, left: int, floor: int) -> MemoryPressure:
+    return MemoryPressure(
+        f"{format_size(size)} cannot be reserved: {format_size(max(left, 0))} of memory are left and not promised, of "
+        f"which {format_size(floor)} are kept free; try again later or reserve less."
+    )
 
 
 class Promise:

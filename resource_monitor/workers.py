@@ -106,9 +106,10 @@ class WorkerTable:
         if self._file is not None and self._slot is not None:
             worker_slots.write_records(self._file.content, self._slot, records, now)
 
-    def others(self, now: float) -> Others:
-        """The sum over the other workers, at most a millisecond old; one that dies counts for up to 0.25 s more."""
-        if 0 <= now - self._read_at < FRESH:
+    def others(self, now: float, *, at_once: bool = False) -> Others:
+        """The sum over the other workers, at most a millisecond old, or of this moment; one that dies counts for up to
+        0.25 s more."""
+        if not at_once and 0 <= now - self._read_at < FRESH:
             return self._others
         if os.getpid() != self._pid:
             self._enter()

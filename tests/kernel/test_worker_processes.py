@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from child_cgroup import ChildCgroup
 from machine import MIB
-from programs import MakeCgroup, run_python
+from programs import TIMEOUT, MakeCgroup, run_python, start_python
 from worker_process import Worker
 
 Start = Callable[[ChildCgroup], Worker]
@@ -153,3 +154,40 @@ def test_the_workers_of_a_master_that_has_loaded_the_app_see_each_other_and_not_
     seen = run_python(cgroup, PRELOADED, *([] if user is None else [user]))
     assert seen == [[110, 2, 2], [101, 2, 2], [11, 2, 2]], json.dumps(seen)
     assert not tables(cgroup)
+
+
+RESERVING = """
+    import gc, json, sys, time
+    from resource_monitor import MemoryPressure, reserve
+    from resource_monitor.middleware.gate import Gate
+
+    size, begin, rounds = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    gate = Gate(allocation_guard=False)
+    gate.enter("GET", "/").leave()
+    held = []
+    for number in range(rounds):
+        at = begin + number * 0.02
+        while time.monotonic() < at:
+            pass
+        try:
+            with reserve(size):
+                taken = time.monotonic()
+                while time.monotonic() < at + 0.01:
+                    pass
+                held.append((taken, time.monotonic()))
+        except MemoryPressure:
+            pass
+    print(json.dumps(held))
+"""
+
+
+def test_of_two_workers_that_reserve_at_the_same_moment_not_both_get_what_is_there_once(
+    child_cgroup: MakeCgroup,
+) -> None:
+    cgroup = child_cgroup(512 * MIB)
+    arguments = (300 * MIB, time.monotonic() + 5, 100)
+    workers = [start_python(cgroup, RESERVING, *arguments) for _ in range(2)]
+    replies = [worker.communicate(timeout=TIMEOUT) for worker in workers]
+    one, two = (json.loads(out or err) for out, err in replies)
+    assert one or two
+    assert [(mine, theirs) for mine in one for theirs in two if mine[0] < theirs[1] and theirs[0] < mine[1]] == []

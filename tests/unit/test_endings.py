@@ -117,7 +117,7 @@ def test_a_reservation_while_workers_look_at_each_other(service: Service, monkey
         def publish(self, promised: int, in_flight: int, passed: int = 0) -> None:
             self.published.append((promised, in_flight))
 
-        def others(self, now: float) -> Any:
+        def others(self, now: float, *, at_once: bool = False) -> Any:
             return sharing.Others(promised=0, in_flight=0, workers=0)
 
     table = Table()

@@ -65,6 +65,46 @@ def test_what_other_processes_promised_is_not_left_and_they_are_told(service: Se
     assert fits(service, ROOM)
 
 
+class AtOnce(Others):
+    """They promise so much more each time they are told of something, as those do who did not know of it."""
+
+    def __init__(self, *more: int) -> None:
+        super().__init__(0)
+        self.more = list(more)
+
+    def tell(self) -> None:
+        super().tell()
+        if self.more:
+            self.bytes += self.more.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ([116], [100, 0]),  # both fit
+        ([117, -117], [100, 0, 100, 0]),  # they gave way too
+    ],
+)
+def test_of_what_was_promised_here_and_elsewhere_at_once_only_what_fits_stays(
+    service: Service, more: list[int], told: list[int]
+) -> None:
+    others = AtOnce(*(number * MIB for number in more))
+    others.ledger = ledger_of(service.monitor)
+    others.ledger.neighbours = others
+    assert fits(service, 100)
+    assert others.told == [number * MIB for number in told]
+    assert others.ledger.promised == 0
+
+
+def test_who_meets_others_twice_gives_way(service: Service) -> None:
+    others = AtOnce(117 * MIB, -10 * MIB, 10 * MIB)
+    others.ledger = ledger_of(service.monitor)
+    others.ledger.neighbours = others
+    with pytest.raises(MemoryPressure, match=r"^100\.0 MiB cannot be reserved: 107\.0 MiB of memory are left"):
+        reserve(100 * MIB, monitor=service.monitor).__enter__()
+    assert others.told == [100 * MIB, 0, 100 * MIB, 0]
+
+
 def test_promises_add_up_and_end_with_their_block(service: Service) -> None:
     with reserve(100 * MIB, monitor=service.monitor):
         assert fits(service, ROOM - 100)

@@ -27,7 +27,7 @@ class Table:
     def publish_routes(self, records: dict[str, Any], now: float) -> None:
         self.records = records
 
-    def others(self, now: float) -> Others:
+    def others(self, now: float, *, at_once: bool = False) -> Others:
         return Others(promised=self.promised, in_flight=0, workers=self.workers)
 
 

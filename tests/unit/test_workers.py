@@ -83,13 +83,15 @@ def test_workers_see_the_sum_over_the_others(open_table: Open) -> None:
     assert three.others(NOW) == Others(120 * MIB, 7, 2)
 
 
-def test_what_is_published_is_seen_a_millisecond_later(open_table: Open) -> None:
+def test_what_is_published_is_seen_a_millisecond_later_or_at_once(open_table: Open) -> None:
     one, two = open_table(), open_table()
     two.publish(100, 1)
     assert one.others(NOW) == Others(100, 1, 1)
+    two.publish(50, 1)
+    assert one.others(NOW + 0.0001, at_once=True) == Others(50, 1, 1)
     two.publish(7, 2)
-    assert one.others(NOW + 0.0005) == Others(100, 1, 1)
-    assert one.others(NOW + 0.0011) == Others(7, 2, 1)
+    assert one.others(NOW + 0.0005) == Others(50, 1, 1)
+    assert one.others(NOW + 0.0012) == Others(7, 2, 1)
 
 
 def test_a_worker_that_joins_is_seen_a_millisecond_later(open_table: Open) -> None:
