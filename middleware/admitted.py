@@ -23,7 +23,7 @@ class Admitted:
 
     __slots__ = ("_answered", "_began", "_epoch", "_gate", "_route", "ask", "lost", "promise", "shed")
 
-    def __init__(self, gate: Gate, route: Route | None, ask: Ask, began: float) -> None:
+    def __init__(self, gate: Gate, route: Route | None, ask: Ask, began: float, promise: Promise | None = None) -> None:
         self._gate: Gate | None = gate
         self._began = began
         self._epoch = gate.epoch
@@ -31,7 +31,7 @@ class Admitted:
         self.ask = ask
         self.shed: Shed | None = None
         self.lost = self._answered = False
-        self.promise: Promise | None = None
+        self.promise = promise
 
     @property
     def exempt(self) -> bool:

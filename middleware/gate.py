@@ -28,7 +28,7 @@ from resource_monitor.middleware.standing import Standing
 from resource_monitor.middleware.statistics import Statistics, statistics_of
 from resource_monitor.middleware.stuck import OnStuck, stuck
 from resource_monitor.monitor import MemoryMonitor
-from resource_monitor.reservation import Ledger, ledger_of
+from resource_monitor.reservation import Ledger, Promise, ledger_of
 from resource_monitor.resource import Resource
 from resource_monitor.units import format_size
 from resource_monitor.workers import Others
@@ -392,16 +392,33 @@ class Gate:
             returns = 0 if ledger is None else ledger.returns
             left, others = self._left_for(lane, headroom, now, promises=ask.need > 0)
             route = lane.route
-            reason = admission.decide(
-                route,
-                left,
-                now,
-                need=ask.need,
-                priority=ask.priority,
-                elsewhere=others.in_flight,
-                patient=self.patient,
-            )
+            promise: Promise | None = None
+            try:
+                if LITTLE < ask.need <= left and others.workers:
+                    # each tells what it wants before it looks at what the others want: not all may get it
+                    promise = self._make(ask)
+                    self._tell(now)
+                    left += others.promised
+                    others = self._others(now, at_once=True)
+                    left -= others.promised
+                reason = admission.decide(
+                    route,
+                    left,
+                    now,
+                    need=ask.need,
+                    priority=ask.priority,
+                    elsewhere=others.in_flight,
+                    patient=self.patient,
+                )
+            except MemoryError:
+                if promise is not None:
+                    promise.end()
+                raise
             if reason is not None:
+                if promise is not None and ledger is not None:
+                    promise.end()
+                    self._tell(now)
+                    returns = ledger.returns
                 self._left = left
                 if reason is Reason.MEMORY:
                     until = admission.stands(route, now)
@@ -412,11 +429,9 @@ class Gate:
                 return reason
             self._admitted += 1
             self._in_flight += 1
-            admitted = None
             try:
-                admitted = Admitted(self, route, ask, now)
-                if ledger is not None and ask.need:
-                    admitted.promise = ledger.make(ask.need)
+                promise = promise or self._make(ask)
+                admitted = Admitted(self, route, ask, now, promise)
                 self._tell(now)
                 ended = admission.admitted(left, now)
                 if fresh_until:
@@ -424,14 +439,18 @@ class Gate:
             except MemoryError:
                 self._admitted -= 1
                 self._in_flight -= 1
-                if admitted is not None and admitted.promise is not None:
-                    admitted.promise.end()
+                if promise is not None:
+                    promise.end()
                 admission.answers(route)
                 admission.ends(route, now, lost=True, took=0.0)
                 raise
         if ended:
             _log_end(headroom)
         return admitted
+
+    def _make(self, ask: Ask) -> Promise | None:
+        """What is promised to a request."""
+        return self._ledger.make(ask.need) if self._ledger is not None and ask.need else None
 
     def renew(self, lane: Lane) -> None:
         """Read anew, and grant ``lane`` again what its requests may do; where they may not, each is asked for."""
@@ -460,7 +479,7 @@ class Gate:
             if self._behind:
                 raise MemoryError
         admission, ledger = self._admission, self._ledger
-        others = self._sharing.others(now) if self._sharing else _ALONE
+        others = self._others(now)
         known = headroom != UNBOUNDED  # what could not be read is no measure for what is read later
         if known and headroom != self._seen:
             self._seen = headroom
@@ -477,6 +496,9 @@ class Gate:
             left = ledger.left(headroom)
         self._settle_of(lane)
         return left - others.promised, others
+
+    def _others(self, now: float, *, at_once: bool = False) -> Others:
+        return self._sharing.others(now, at_once=at_once) if self._sharing else _ALONE
 
     def _grant(self, lane: Lane, left: int, fresh_until: float, now: float, others: Others) -> None:
         """Grant ``lane`` what its requests may do before ``fresh_until`` without being asked for; the lock is held."""

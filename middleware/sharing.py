@@ -56,10 +56,10 @@ class Sharing:
         self._told, self._told_at = (to_come, in_flight), now
         return in_flight
 
-    def others(self, now: float) -> Others:
-        """What the other workers told."""
+    def others(self, now: float, *, at_once: bool = False) -> Others:
+        """What the other workers told up to a millisecond ago, or by now."""
         with _lock:
-            others = self._table.others(now)
+            others = self._table.others(now, at_once=at_once)
         self._alone = not others.workers
         return others
 

@@ -156,21 +156,31 @@ def test_the_workers_of_a_master_that_has_loaded_the_app_see_each_other_and_not_
     assert not tables(cgroup)
 
 
-RESERVING = """
-    import gc, json, sys, time
+AT_ONCE = """
+    import json, sys, time
+    from contextlib import contextmanager
     from resource_monitor import MemoryPressure, reserve
-    from resource_monitor.middleware.gate import Gate
+    from resource_monitor.middleware.gate import Admitted, Gate
 
-    size, begin, rounds = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
-    gate = Gate(allocation_guard=False)
-    gate.enter("GET", "/").leave()
+    size, begin, rounds = int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+    gate = Gate(allocation_guard=False, request_cost=size)
+    gate.attempt(gate.ask({}, "GET", "/")).leave()
+
+    @contextmanager
+    def request():
+        admitted = gate.attempt(gate.ask({}, "GET", "/"))
+        if not isinstance(admitted, Admitted):
+            raise MemoryPressure
+        yield
+        admitted.leave()
+
     held = []
     for number in range(rounds):
         at = begin + number * 0.02
         while time.monotonic() < at:
             pass
         try:
-            with reserve(size):
+            with reserve(size) if sys.argv[1] == "reserve" else request():
                 taken = time.monotonic()
                 while time.monotonic() < at + 0.01:
                     pass
@@ -181,12 +191,13 @@ RESERVING = """
 """
 
 
-def test_of_two_workers_that_reserve_at_the_same_moment_not_both_get_what_is_there_once(
-    child_cgroup: MakeCgroup,
+@pytest.mark.parametrize("how", ["reserve", "request_cost"])
+def test_of_two_workers_that_want_it_at_the_same_moment_not_both_get_what_is_there_once(
+    child_cgroup: MakeCgroup, how: str
 ) -> None:
     cgroup = child_cgroup(512 * MIB)
-    arguments = (300 * MIB, time.monotonic() + 5, 100)
-    workers = [start_python(cgroup, RESERVING, *arguments) for _ in range(2)]
+    arguments = (how, 300 * MIB, time.monotonic() + 5, 100)
+    workers = [start_python(cgroup, AT_ONCE, *arguments) for _ in range(2)]
     replies = [worker.communicate(timeout=TIMEOUT) for worker in workers]
     one, two = (json.loads(out or err) for out, err in replies)
     assert one or two

@@ -920,3 +920,63 @@ def test_what_was_promised_to_a_request_is_no_room_where_others_took_it(service:
     assert gate.room(admitted, MIB, promised=False) > 0
     service.use(256 * MIB)
     assert gate.room(admitted, MIB, promised=False) < 0
+
+
+# --- several workers that want the same memory at once ---
+
+
+class Neighbours:
+    """They promise ``more`` bytes when they are told of something for the first time, not knowing of it yet."""
+
+    def __init__(self, more: int) -> None:
+        self.more = more
+        self.promised = 0
+        self.told: list[int] = []
+
+    def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        self.told.append(ledger.unshown)
+        self.promised = self.more
+        return in_flight
+
+    def teach(self, routes: Any, now: float) -> None: ...
+
+    def learned(self, name: str, now: float) -> None: ...
+
+    def others(self, now: float, *, at_once: bool = False) -> module.Others:
+        return module.Others(promised=self.promised if at_once else 0, in_flight=0, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("need", "more", "outcome", "told"),
+    [
+        (100 * MIB, 50 * MIB, None, [100 * MIB, 100 * MIB]),  # both fit
+        (100 * MIB, 120 * MIB, Reason.MEMORY, [100 * MIB, 0]),
+        (MIB, 250 * MIB, None, [MIB]),  # what is little is told afterwards
+        (300 * MIB, 0, Reason.MEMORY, []),  # for what cannot fit nobody has to make room
+    ],
+)
+def test_what_is_wanted_is_told_before_it_is_seen_what_others_want(
+    service: Service, need: int, more: int, outcome: Reason | None, told: list[int]
+) -> None:
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost=need)
+    gate._sharing = others = Neighbours(more)  # type: ignore[assignment]
+    answer = gate.attempt(gate.ask({}, "GET", "/"))
+    assert answer is outcome if outcome else isinstance(answer, Admitted)
+    assert others.told == told
+    assert gate.statistics().promised == (0 if outcome else need)
+    assert gate.in_flight == (0 if outcome else 1)
+
+
+def test_nothing_stays_promised_where_there_is_no_memory_to_see_it(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost="100MiB")
+    gate._sharing = others = Neighbours(0)  # type: ignore[assignment]
+
+    def fail(admission: Any, *given: Any, **how: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("resource_monitor.admission.Admission.decide", fail)
+    assert gate.attempt(gate.ask({}, "GET", "/")) is Reason.MEMORY
+    assert others.told == [100 * MIB]
+    assert gate.statistics().promised == 0

@@ -1034,7 +1034,7 @@ class Beside:
     def learned(self, name: str, now: float) -> Learned:
         return Learned(None, 0.0, None, None)
 
-    def others(self, now: float) -> Any:
+    def others(self, now: float, *, at_once: bool = False) -> Any:
         return module.Others(promised=self.promised, in_flight=7 * self.workers, workers=self.workers)
 
 
