@@ -42,8 +42,8 @@ _CLOCK = time.monotonic  # which C reads by itself
 
 _ALONE = Others(promised=0, in_flight=0, workers=0)
 
-# Others on the same limit may promise, and take, what a grant takes for being left, so that beside them it stands no
-# longer than so many seconds, or, for classes that nothing binds, promises no more than LITTLE before they are told;
+# Others on the same limit may promise, and take, what a grant takes for being left, so that beside them it promises no
+# more than LITTLE before they are told, and stands no longer than so many seconds, but for classes that nothing binds;
 # and what is left may be more than C counts.
 _BESIDE_OTHERS, _COUNTED_MOST = 0.005, 1 << 62
 
@@ -509,9 +509,8 @@ class Gate:
             return
         until, spare = fresh_until, min(grant.spare, _COUNTED_MOST)
         if others.workers:
-            if grant.unbound and (self._ledger is None or not self._ledger.promised):
-                spare = min(spare, LITTLE)
-            else:
+            spare = min(spare, LITTLE)
+            if not grant.unbound or (self._ledger is not None and self._ledger.promised):
                 until = min(until, now + _BESIDE_OTHERS)
         self.turns.grant(lane, admission.era, until, spare, grant.unanswered, grant.starts, grant.unbound)
 

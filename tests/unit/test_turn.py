@@ -1100,6 +1100,22 @@ def test_otherwise_it_lasts_as_long_as_the_reading_but_promises_little(gate: Gat
     assert others.told[-1] == len(turns) + 1
 
 
+def test_beside_others_much_is_promised_by_asking_alone(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost=MIB + 1)
+    way = door(gate)
+    gate._sharing = others = Beside()  # type: ignore[assignment]
+    asked(gate)
+    first = gate.attempt(gate.ask({}, "GET", "/"))
+    assert isinstance(first, Admitted)
+    assert gate.turns.grants == 2
+    assert unasked(way) is None
+    others.workers = 0
+    second = gate.attempt(gate.ask({}, "GET", "/"))
+    assert isinstance(second, Admitted)
+    let_in(way)
+
+
 def test_what_others_promise_revokes_it_as_soon_as_it_is_seen(gate: Gate, way: Door) -> None:
     gate._sharing = others = Beside(workers=0)  # type: ignore[assignment]
     asked(gate)
