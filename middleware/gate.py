@@ -554,12 +554,12 @@ class Gate:
 
     def _tell(self, now: float) -> None:
         """Tell the other workers; the lock is held."""
-        sharing, ledger, admission = self._sharing, self._ledger, self._admission
-        if sharing is None or ledger is None:
+        sharing, admission = self._sharing, self._admission
+        if sharing is None:
             return
         try:
             exactly = admission.max_in_flight is not None
-            self.turns.told = sharing.tell(ledger, int(admission.unshown()), admission.in_flight, now, exactly=exactly)
+            self.turns.told = sharing.tell(int(admission.unshown()), admission.in_flight, now, exactly=exactly)
             sharing.teach(self._routes.items, now)
         except MemoryError:
             return  # the next request tells it
@@ -580,10 +580,10 @@ class Gate:
     def _start(self) -> None:
         """A probe that fails is the requests' business, not that of whoever starts the service."""
         try:
-            if self.readings.start():
-                self._sharing = share()
-            if self._sharing is not None and self._ledger is not None:
-                self._ledger.neighbours = OtherWorkers()
+            if self.readings.start() and self._ledger is not None:
+                self._sharing = share(self._ledger)
+                if self._sharing is not None:
+                    self._ledger.neighbours = OtherWorkers()
         except ProbeError as error:
             self._undecided(error)
 

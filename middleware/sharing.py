@@ -25,25 +25,26 @@ _SELDOM = 0.25
 
 
 class Sharing:
-    """One app's part: what it has taken on is added to that of the process's other apps, and told as one."""
+    """One app's part: what it has taken on is added to that of the process's other apps, and told as one, with what is
+    promised in their ledgers."""
 
-    def __init__(self, table: WorkerTable) -> None:
+    def __init__(self, table: WorkerTable, ledger: Ledger) -> None:
         self._table = table
+        self._ledger = ledger
         self._learned_due = 0.0
         self._records: dict[str, Record] = {}
         self._mine = (0, 0)
-        self._ledger: Ledger | None = None
         self._told, self._told_at = (0, 0), -math.inf
         self._alone = False
         with _lock:
             _parts.append(weakref.ref(self, _parts.remove))
 
-    def tell(self, ledger: Ledger, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
-        """``to_take`` bytes will be taken unseen by requests in flight, and what is promised in ``ledger``, which other
-        apps may have too, besides. How many in flight the others know of now: that number alone is told as often as
-        they look, or seldom where there are none, and at once where it is 0 or they are to know it ``exactly``."""
-        self._mine, self._ledger = (to_take, in_flight), ledger
-        to_come = to_take + ledger.unshown
+    def tell(self, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        """``to_take`` bytes will be taken unseen by requests in flight, besides what is promised. How many in flight
+        the others know of now: that number alone is told as often as they look, or seldom where there are none, and at
+        once where it is 0 or they are to know it ``exactly``."""
+        self._mine = (to_take, in_flight)
+        to_come = to_take + self._ledger.unshown
         before, counted = self._told
         little, interval = (LITTLE, _SELDOM) if self._alone else (0, FRESH)
         if (
@@ -113,7 +114,7 @@ def _publish(table: WorkerTable) -> None:
         return
     with _lock:
         parts = _living_parts()
-        ledgers = {id(part._ledger): part._ledger for part in parts if part._ledger is not None}
+        ledgers = {id(part._ledger): part._ledger for part in parts}
         to_take = sum(part._mine[0] for part in parts) + sum(ledger.unshown for ledger in ledgers.values())
         table.publish(to_take, sum(part._mine[1] for part in parts), passed())
 
@@ -122,14 +123,14 @@ def _living_parts() -> list[Sharing]:
     return [part for known in tuple(_parts) if (part := known()) is not None]
 
 
-def share() -> Sharing | None:
-    """A part in the process's table, or ``None`` where no table can be used."""
+def share(ledger: Ledger) -> Sharing | None:
+    """A part in the process's table, or ``None`` where no table can be used. ``ledger`` may be others' too."""
     global _table, _opened
     with _lock:
         if not _opened:
             _table, _opened = WorkerTable.open(watch=publish_passed), True
         table = _table
-    return None if table is None else Sharing(table)
+    return None if table is None else Sharing(table, ledger)
 
 
 def reset_after_fork() -> None:

@@ -34,10 +34,11 @@ FIELDS = 4
 Record = tuple[float | None, ...]
 """:data:`FIELDS` numbers, none negative; ``None`` for one that is not known or does not bind."""
 
-VERSION = 3
+VERSION = 4
 
-# owner's pid and start time, promised bytes, requests in flight, bytes passed; with the checksum of these (zlib.crc32)
-_FIGURES, _STATE = struct.Struct("=IQQQQ"), struct.Struct("=IQQQQI")
+# owner's pid and start time, promised bytes, requests in flight, bytes passed and resident; with the checksum of these
+# (zlib.crc32)
+_FIGURES, _STATE = struct.Struct("=IQQQQQ"), struct.Struct("=IQQQQQI")
 # checksum of what follows; time.monotonic() and the number of records, then these
 _CHECKSUM, _LEARNED, _HEAD = struct.Struct("=I"), struct.Struct("=dI"), struct.Struct("=IdI")
 _RECORD = struct.Struct(f"=8s{FIELDS}d")
@@ -67,6 +68,17 @@ class Owner(NamedTuple):
     started: int
 
 
+class State(NamedTuple):
+    """What a slot's owner told: bytes promised, requests in flight, bytes passed so far, and how many bytes it was
+    resident with then, 0 where that does not matter."""
+
+    owner: Owner
+    promised: int
+    in_flight: int
+    passed: int
+    resident: int
+
+
 def owner(pid: int) -> Owner | None:
     """The process ``pid``, ``None`` when it is no more. Raises :class:`ProbeError` when that cannot be found out."""
     path = f"/proc/{pid}/stat"
@@ -91,13 +103,16 @@ def lives(worker: Owner) -> bool:
         return True
 
 
-def write_state(content: mmap, slot: int, worker: Owner, promised: int, in_flight: int, passed: int) -> None:
+def write_state(
+    content: mmap, slot: int, worker: Owner, promised: int, in_flight: int, passed: int, resident: int
+) -> None:
     """Write a slot's owner and figures; these are kept within what can be."""
     figures = _FIGURES.pack(
         *worker,
         min(max(promised, 0), _MOST_BYTES),
         min(max(in_flight, 0), _MOST_REQUESTS),
         min(max(passed, 0), _MOST_PASSED),
+        min(max(resident, 0), _MOST_BYTES),
     )
     state = figures + _CHECKSUM.pack(zlib.crc32(figures))
     content[slot : slot + _STATE.size] = state
@@ -115,20 +130,21 @@ def cell(content: mmap, slot: int) -> memoryview:
     return memoryview(content)[slot + _CELL_AT : slot + _SLOT]
 
 
-def read_state(content: mmap, slot: int) -> tuple[Owner, int, int, int] | None:
-    """A slot's owner, promised bytes, requests in flight and bytes passed; ``None`` when it is free or spoilt."""
+def read_state(content: mmap, slot: int) -> State | None:
+    """What a slot says; ``None`` when it is free or spoilt."""
     # the first once more: a fast writer may have got to the second one meanwhile
     for begin in (slot, slot + _STATE.size, slot):
         state = content[begin : begin + _STATE.size]
-        pid, started, promised, in_flight, passed, checksum = _STATE.unpack(state)
+        pid, started, promised, in_flight, passed, resident, checksum = _STATE.unpack(state)
         if (
             0 < pid <= _MOST_PID
             and promised <= _MOST_BYTES
             and in_flight <= _MOST_REQUESTS
             and passed <= _MOST_PASSED
+            and resident <= _MOST_BYTES
             and checksum == zlib.crc32(state[: _FIGURES.size])
         ):
-            return Owner(pid, started), promised, in_flight, max(passed, _read_cell(content, slot))
+            return State(Owner(pid, started), promised, in_flight, max(passed, _read_cell(content, slot)), resident)
     return None
 
 
@@ -181,7 +197,7 @@ def living(content: mmap, *, besides: int | None = None) -> list[int]:
     # most slots are free, which is told at a glance
     taken = [slot for slot in OFFSETS if content[slot : slot + _STATES] != _FREE and slot != besides]
     states = [(slot, read_state(content, slot)) for slot in taken]
-    return [slot for slot, state in states if state is not None and lives(state[0])]
+    return [slot for slot, state in states if state is not None and lives(state.owner)]
 
 
 def knowing(content: mmap) -> list[int]:

@@ -24,8 +24,9 @@ from resource_monitor import cgroup, worker_slots
 from resource_monitor.errors import ProbeError
 from resource_monitor.limits import FULL, memory_limits
 from resource_monitor.shared_file import SharedFile
+from resource_monitor.showing import Showing, resident
 from resource_monitor.sources import Consequence
-from resource_monitor.worker_slots import Owner, Record
+from resource_monitor.worker_slots import Owner, Record, State
 
 logger = logging.getLogger("resource_monitor")
 
@@ -33,6 +34,8 @@ FRESH = 0.001
 """How long the sum over the others stands, seconds."""
 # Seconds: how often it is looked who lives, how old a record may be.
 _CENSUS, _MEMORY = 0.25, 600.0
+# Bytes promised for which it is not worth looking whether they show.
+_LITTLE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +68,12 @@ class WorkerTable:
         self._pid = 0
         self._owner: Owner | None = None
         self._slot: int | None = None
-        self._figures = (0, 0, 0)
+        self._figures = (0, 0, 0, 0)
         self._read_at = self._census_at = -math.inf
         self._others = Others(0, 0, 0)
         self._roster = b""
         self._living: list[int] = []
+        self._showing = Showing()
         self._reported = False
         atexit.register(self.close)
 
@@ -93,7 +97,8 @@ class WorkerTable:
         """Tell the others how many bytes and requests this worker has taken on, and what its guard let pass."""
         if os.getpid() != self._pid:
             self._enter()
-        self._figures = (promised, in_flight, passed)
+        before = resident(self._pid) if promised > _LITTLE else None  # what is promised comes on top of that
+        self._figures = (promised, in_flight, passed, before or 0)
         self._write()
 
     def publish_routes(self, records: Mapping[str, Record], now: float) -> None:
@@ -123,9 +128,9 @@ class WorkerTable:
             for slot in self._living:
                 state = worker_slots.read_state(file.content, slot)
                 if state is not None:
-                    promised += state[1]
-                    in_flight += state[2]
-                    passed += state[3]
+                    promised += self._unshown(state, now)
+                    in_flight += state.in_flight
+                    passed += state.passed
                     workers += 1
         self._read_at = now
         self._others = Others(promised, in_flight, workers, passed, int.from_bytes(self._roster))
@@ -161,6 +166,13 @@ class WorkerTable:
                         file.remove()
         file.close()
 
+    def _unshown(self, state: State, now: float) -> int:
+        """What of the bytes that a worker promised shows in no reading yet."""
+        if not state.resident:
+            return state.promised
+        told = state.owner, state.promised, state.resident
+        return max(0, state.promised - self._showing.beyond(state.resident, state.owner.pid, told, now))
+
     def _write(self) -> None:
         if self._file is not None and self._slot is not None and self._owner is not None:
             worker_slots.write_state(self._file.content, self._slot, self._owner, *self._figures)
@@ -176,7 +188,7 @@ class WorkerTable:
             if os.getpid() != self._pid:
                 self._pid = os.getpid()
                 self._owner = None
-                self._figures = (0, 0, 0)
+                self._figures = (0, 0, 0, 0)
             if self._owner is None:
                 self._owner = worker_slots.owner(self._pid)
             if self._owner is None:
@@ -218,6 +230,7 @@ class WorkerTable:
         if file is not None:
             self._roster = worker_slots.roster(file.content)
             self._living = worker_slots.living(file.content, besides=self._slot)
+            self._showing.forget(now)
         return file
 
     def _lost(self) -> bool:
@@ -230,7 +243,7 @@ class WorkerTable:
         except OSError:
             return True
         state = worker_slots.read_state(self._file.content, self._slot)
-        if state is not None and state[0] != self._owner:
+        if state is not None and state.owner != self._owner:
             return True
         self._write()
         return False

@@ -202,3 +202,38 @@ def test_of_two_workers_that_want_it_at_the_same_moment_not_both_get_what_is_the
     one, two = (json.loads(out or err) for out, err in replies)
     assert one or two
     assert [(mine, theirs) for mine in one for theirs in two if mine[0] < theirs[1] and theirs[0] < mine[1]] == []
+
+
+HOLDING = """
+    import json, sys, time
+    from resource_monitor import MemoryPressure, reserve
+    from resource_monitor.middleware.gate import Gate
+
+    gate = Gate(allocation_guard=False)
+    if sys.argv[1] == "holds":
+        with reserve("300MiB"):
+            taken = bytearray(b"x") * (300 << 20)
+            print(flush=True)
+            sys.stdin.readline()
+    else:
+        sizes, got, patience = ["100MiB", "200MiB"], [], time.monotonic() + 60
+        while sizes and time.monotonic() < patience:
+            try:
+                with reserve(sizes[0]):
+                    got.append(sizes.pop(0))
+            except MemoryPressure:
+                if got:
+                    break
+                time.sleep(0.02)  # what it took is not in everybody's reading before
+        print(json.dumps(got))
+"""
+
+
+def test_what_a_worker_took_of_its_reservation_is_left_to_nobody_but_counted_once(child_cgroup: MakeCgroup) -> None:
+    """Also while it is asked nothing else that would have it read and tell."""
+    cgroup = child_cgroup(512 * MIB)
+    with start_python(cgroup, HOLDING, "holds") as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "\n"
+        assert run_python(cgroup, HOLDING, "wants") == ["100MiB"]
+        holder.communicate("\n", timeout=TIMEOUT)

@@ -123,10 +123,9 @@ def test_a_reservation_while_workers_look_at_each_other(service: Service, monkey
     table = Table()
     monkeypatch.setattr(sharing, "_table", table)
     monkeypatch.setattr(sharing, "_parts", [])
-    part = sharing.Sharing(table)  # type: ignore[arg-type]
     ledger = ledger_of(service.monitor)
+    part = sharing.Sharing(table, ledger)  # type: ignore[arg-type]
     monkeypatch.setattr(ledger, "neighbours", sharing.OtherWorkers())
-    part.tell(ledger, 0, 0, 1.0, exactly=False)
     left_to_the_collector(holding(service))
     assert table.published[-1] == (100 * MIB, 0)
     collecting(monkeypatch, Table, "others")

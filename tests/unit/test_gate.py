@@ -928,13 +928,14 @@ def test_what_was_promised_to_a_request_is_no_room_where_others_took_it(service:
 class Neighbours:
     """They promise ``more`` bytes when they are told of something for the first time, not knowing of it yet."""
 
-    def __init__(self, more: int) -> None:
-        self.more = more
+    def __init__(self, gate: Gate, more: int) -> None:
+        self.gate, self.more = gate, more
         self.promised = 0
         self.told: list[int] = []
 
-    def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
-        self.told.append(ledger.unshown)
+    def tell(self, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        assert self.gate._ledger is not None
+        self.told.append(self.gate._ledger.unshown)
         self.promised = self.more
         return in_flight
 
@@ -959,7 +960,7 @@ def test_what_is_wanted_is_told_before_it_is_seen_what_others_want(
     service: Service, need: int, more: int, outcome: Reason | None, told: list[int]
 ) -> None:
     gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost=need)
-    gate._sharing = others = Neighbours(more)  # type: ignore[assignment]
+    gate._sharing = others = Neighbours(gate, more)  # type: ignore[assignment]
     answer = gate.attempt(gate.ask({}, "GET", "/"))
     assert answer is outcome if outcome else isinstance(answer, Admitted)
     assert others.told == told
@@ -971,7 +972,7 @@ def test_nothing_stays_promised_where_there_is_no_memory_to_see_it(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = Gate(monitor=service.monitor, allocation_guard=False, request_cost="100MiB")
-    gate._sharing = others = Neighbours(0)  # type: ignore[assignment]
+    gate._sharing = others = Neighbours(gate, 0)  # type: ignore[assignment]
 
     def fail(admission: Any, *given: Any, **how: Any) -> None:
         raise MemoryError

@@ -37,8 +37,8 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharing, "_parts", [])
 
 
-def part(table: Table) -> Sharing:
-    made = Sharing(table)  # type: ignore[arg-type]
+def part(table: Table, ledger: Any = None) -> Sharing:
+    made = Sharing(table, ledger or _Empty)  # type: ignore[arg-type]
     made.others(0.0)
     return made
 
@@ -54,8 +54,8 @@ class _Empty:
     unshown = 0
 
 
-def tell(one: Sharing, to_come: int, in_flight: int, now: float, ledger: Any = _Empty, **how: Any) -> int:
-    return one.tell(ledger, to_come, in_flight, now, **{"exactly": False, **how})
+def tell(one: Sharing, to_come: int, in_flight: int, now: float, **how: Any) -> int:
+    return one.tell(to_come, in_flight, now, **{"exactly": False, **how})
 
 
 def test_a_number_that_changes_is_told_as_often_as_others_look() -> None:
@@ -149,23 +149,23 @@ def test_a_child_tells_anew() -> None:
 
 def test_what_is_promised_is_told_once_however_many_apps_have_the_ledger(ledger: Ledger) -> None:
     table = Table(workers=1)
-    one, two = part(table), part(table)
+    one, two = part(table, ledger), part(table, ledger)
     ledger.left(300 * MIB)
     promise = ledger.make(100 * MIB)
-    tell(one, 5, 1, 1.0, ledger)
-    tell(two, 7, 1, 1.0, ledger)
+    tell(one, 5, 1, 1.0)
+    tell(two, 7, 1, 1.0)
     promise.end()
-    tell(two, 7, 1, 1.1, ledger)
+    tell(two, 7, 1, 1.1)
     assert table.published == [(100 * MIB + 5, 1), (100 * MIB + 12, 2), (12, 2)]
 
 
 def test_to_tell_it_is_no_reading(ledger: Ledger) -> None:
     """The last one of an app may be older than what was promised since, and larger."""
-    one = part(Table(workers=1))
+    one = part(Table(workers=1), ledger)
     ledger.left(900 * MIB)
     ledger.left(300 * MIB)
     promise = ledger.make(200 * MIB)
-    tell(one, 0, 1, 1.0, ledger)
+    tell(one, 0, 1, 1.0)
     assert ledger.left(300 * MIB) == 100 * MIB
     promise.end()
 
@@ -173,8 +173,8 @@ def test_to_tell_it_is_no_reading(ledger: Ledger) -> None:
 def test_reserving_asks_and_tells_the_same_table(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table(workers=1, promised=40 * MIB)
     monkeypatch.setattr(sharing, "_table", table)
-    one = part(table)
-    tell(one, 5, 1, 1.0, ledger)
+    one = part(table, ledger)
+    tell(one, 5, 1, 1.0)
     others = OtherWorkers()
     assert others.promised() == 40 * MIB
     ledger.left(300 * MIB)
@@ -182,6 +182,18 @@ def test_reserving_asks_and_tells_the_same_table(ledger: Ledger, monkeypatch: py
     others.tell()
     promise.end()
     assert table.published == [(5, 1), (100 * MIB + 5, 1)]
+
+
+def test_what_is_reserved_before_the_first_request_is_told_too(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table()
+    monkeypatch.setattr(sharing, "_table", table)
+    one = Sharing(table, ledger)  # type: ignore[arg-type]
+    ledger.left(300 * MIB)
+    promise = ledger.make(100 * MIB)
+    OtherWorkers().tell()
+    promise.end()
+    assert table.published == [(100 * MIB, 0)]
+    del one
 
 
 def test_without_a_table_there_are_no_others(monkeypatch: pytest.MonkeyPatch) -> None:

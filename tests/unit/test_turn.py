@@ -1025,7 +1025,7 @@ class Beside:
         self.workers, self.promised = workers, 0
         self.told: list[int] = []
 
-    def tell(self, ledger: Any, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
+    def tell(self, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
         self.told.append(in_flight)
         return in_flight
 

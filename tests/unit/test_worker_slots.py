@@ -41,21 +41,21 @@ def test_an_empty_table_tells_nothing(content: mmap.mmap) -> None:
 
 
 def test_figures_come_back(content: mmap.mmap) -> None:
-    worker_slots.write_state(content, SECOND, WORKER, 5 << 30, 17, 9)
-    assert worker_slots.read_state(content, SECOND) == (WORKER, 5 << 30, 17, 9)
+    worker_slots.write_state(content, SECOND, WORKER, 5 << 30, 17, 9, 0)
+    assert worker_slots.read_state(content, SECOND) == (WORKER, 5 << 30, 17, 9, 0)
     assert worker_slots.read_state(content, FIRST) is None
     worker_slots.clear_state(content, SECOND)
     assert worker_slots.read_state(content, SECOND) is None
 
 
 def test_what_passed_is_what_the_cell_says_once_that_is_more(content: mmap.mmap) -> None:
-    worker_slots.write_state(content, SECOND, WORKER, 1, 2, 1000)
+    worker_slots.write_state(content, SECOND, WORKER, 1, 2, 1000, 0)
     with worker_slots.cell(content, SECOND) as cell:
         for passed, told in [(999, 1000), (1001, 1001), (1 << 60, 1 << 60), ((1 << 60) + 1, 1000)]:
             cell[:] = struct.pack("=QQ", passed, ~passed & (1 << 64) - 1)
-            assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 2, told)
+            assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 2, told, 0)
         cell[:] = struct.pack("=QQ", 2000, 2000)
-        assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 2, 1000)
+        assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 2, 1000, 0)
     worker_slots.clear_state(content, SECOND)
     assert not any(content[SECOND : SECOND + OFFSETS.step])
 
@@ -71,62 +71,60 @@ def test_a_cell_can_be_written_to_eight_bytes_at_a_time() -> None:
         whole.release()
 
 
-@given(promised=st.integers(), in_flight=st.integers(), passed=st.integers())
-def test_figures_are_kept_within_what_can_be(promised: int, in_flight: int, passed: int) -> None:
+@given(promised=st.integers(), in_flight=st.integers(), passed=st.integers(), resident=st.integers())
+def test_figures_are_kept_within_what_can_be(promised: int, in_flight: int, passed: int, resident: int) -> None:
+    given, most = (promised, in_flight, passed, resident), (1 << 50, 1 << 20, 1 << 60, 1 << 50)
     with mmap.mmap(-1, SIZE) as content:
-        worker_slots.write_state(content, FIRST, WORKER, promised, in_flight, passed)
+        worker_slots.write_state(content, FIRST, WORKER, *given)
         state = worker_slots.read_state(content, FIRST)
         assert state is not None
-        assert 0 <= state[1] <= 1 << 50
-        assert 0 <= state[2] <= 1 << 20
-        assert 0 <= state[3] <= 1 << 60
-        if 0 <= promised <= 1 << 50 and 0 <= in_flight <= 1 << 20 and 0 <= passed <= 1 << 60:
-            assert state[1:] == (promised, in_flight, passed)
+        assert state[1:] == tuple(min(max(0, figure), bound) for figure, bound in zip(given, most, strict=True))
 
 
-@pytest.mark.parametrize("torn", [slice(0, 40), slice(40, 80)])
+@pytest.mark.parametrize("torn", [slice(0, 48), slice(48, 96)])
 def test_one_torn_copy_of_the_figures_does_no_harm_but_two_are_as_good_as_none(content: mmap.mmap, torn: slice) -> None:
-    worker_slots.write_state(content, 0, WORKER, 1000, 1, 9)
-    content[torn] = b"\x55" * 40
-    assert worker_slots.read_state(content, 0) == (WORKER, 1000, 1, 9)
-    content[:80] = b"\x55" * 80
+    worker_slots.write_state(content, 0, WORKER, 1000, 1, 9, 0)
+    content[torn] = b"\x55" * 48
+    assert worker_slots.read_state(content, 0) == (WORKER, 1000, 1, 9, 0)
+    content[:96] = b"\x55" * 96
     assert worker_slots.read_state(content, 0) is None
 
 
 def test_of_two_copies_that_a_writer_is_between_either_is_one_that_was_written(content: mmap.mmap) -> None:
-    worker_slots.write_state(content, 0, WORKER, 1000, 1, 9)
-    old = content[:80]
-    worker_slots.write_state(content, 0, WORKER, 2000, 2, 9)
-    new = content[:80]
-    for written in range(81):
-        content[:80] = new[:written] + old[written:]
-        assert worker_slots.read_state(content, 0) in ((WORKER, 1000, 1, 9), (WORKER, 2000, 2, 9))
+    worker_slots.write_state(content, 0, WORKER, 1000, 1, 9, 0)
+    old = content[:96]
+    worker_slots.write_state(content, 0, WORKER, 2000, 2, 9, 0)
+    new = content[:96]
+    for written in range(97):
+        content[:96] = new[:written] + old[written:]
+        assert worker_slots.read_state(content, 0) in ((WORKER, 1000, 1, 9, 0), (WORKER, 2000, 2, 9, 0))
 
 
 @pytest.mark.parametrize(
     "figures",
     [
-        (0, 5, 1, 1, 1),
-        ((1 << 22) + 1, 5, 1, 1, 1),
-        (77, 5, (1 << 50) + 1, 1, 1),
-        (77, 5, 1, (1 << 20) + 1, 1),
-        (77, 5, 1, 2**64 - 1, 1),
-        (77, 5, 1, 1, (1 << 60) + 1),
+        (0, 5, 1, 1, 1, 1),
+        ((1 << 22) + 1, 5, 1, 1, 1, 1),
+        (77, 5, (1 << 50) + 1, 1, 1, 1),
+        (77, 5, 1, (1 << 20) + 1, 1, 1),
+        (77, 5, 1, 2**64 - 1, 1, 1),
+        (77, 5, 1, 1, (1 << 60) + 1, 1),
+        (77, 5, 1, 1, 1, (1 << 50) + 1),
     ],
 )
 def test_absurd_figures_are_not_believed_though_their_checksum_is_right(
     content: mmap.mmap, figures: tuple[int, ...]
 ) -> None:
-    state = struct.pack("=IQQQQ", *figures)
-    content[FIRST : FIRST + 80] = 2 * (state + struct.pack("=I", zlib.crc32(state)))
+    state = struct.pack("=IQQQQQ", *figures)
+    content[FIRST : FIRST + 96] = 2 * (state + struct.pack("=I", zlib.crc32(state)))
     assert worker_slots.read_state(content, FIRST) is None
 
 
-@given(position=st.integers(0, 39), bit=st.integers(0, 7))
+@given(position=st.integers(0, 47), bit=st.integers(0, 7))
 def test_a_single_wrong_bit_is_noticed(position: int, bit: int) -> None:
     with mmap.mmap(-1, SIZE) as content:
-        worker_slots.write_state(content, FIRST, WORKER, 1000, 1, 9)
-        for copy in (FIRST, FIRST + 40):
+        worker_slots.write_state(content, FIRST, WORKER, 1000, 1, 9, 0)
+        for copy in (FIRST, FIRST + 48):
             content[copy + position] ^= 1 << bit
         assert worker_slots.read_state(content, FIRST) is None
 
@@ -173,9 +171,9 @@ def test_the_first_records_find_room(content: mmap.mmap) -> None:
 
 
 def test_a_full_set_of_records_does_not_touch_the_next_slot(content: mmap.mmap) -> None:
-    worker_slots.write_state(content, SECOND, WORKER, 1, 1, 9)
+    worker_slots.write_state(content, SECOND, WORKER, 1, 1, 9, 0)
     worker_slots.write_records(content, FIRST, {str(number): (1.0,) * FIELDS for number in range(ROUTES)}, 1.0)
-    assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 1, 9)
+    assert worker_slots.read_state(content, SECOND) == (WORKER, 1, 1, 9, 0)
 
 
 @pytest.mark.parametrize("number", [-1.0, math.inf, -math.inf, 1e300])
@@ -192,7 +190,7 @@ def test_records_of_no_time_are_not_believed(content: mmap.mmap, now: float) -> 
     assert worker_slots.read_records(content, FIRST) == (0.0, b"")
 
 
-@given(position=st.integers(80, 80 + 16 + 40 - 1), bit=st.integers(0, 7))
+@given(position=st.integers(96, 96 + 16 + 40 - 1), bit=st.integers(0, 7))
 def test_a_single_wrong_bit_in_the_records_is_noticed(position: int, bit: int) -> None:
     with mmap.mmap(-1, SIZE) as content:
         worker_slots.write_records(content, FIRST, {"a": (1.0,) * FIELDS}, 1.0)
@@ -211,12 +209,12 @@ def test_any_bytes_can_be_read_and_tell_nothing(junk: bytes) -> None:
 def test_free_slots_are_taken_without_records_first_then_the_oldest(content: mmap.mmap) -> None:
     this = worker_slots.owner(os.getpid())
     assert this is not None
-    worker_slots.write_state(content, OFFSETS[1], this, 0, 0, 9)
+    worker_slots.write_state(content, OFFSETS[1], this, 0, 0, 9, 0)
     for age, slot in enumerate(OFFSETS):
         if age != 7:
             worker_slots.write_records(content, slot, {"a": (1.0,) * FIELDS}, 1000.0 - age)
     assert worker_slots.free(content) == OFFSETS[7]
-    worker_slots.write_state(content, OFFSETS[7], this, 0, 0, 9)
+    worker_slots.write_state(content, OFFSETS[7], this, 0, 0, 9, 0)
     assert worker_slots.free(content) == OFFSETS[-1]
 
 
@@ -224,7 +222,7 @@ def test_a_table_full_of_the_living_has_no_free_slot(content: mmap.mmap) -> None
     this = worker_slots.owner(os.getpid())
     assert this is not None
     for slot in OFFSETS:
-        worker_slots.write_state(content, slot, this, 0, 0, 9)
+        worker_slots.write_state(content, slot, this, 0, 0, 9, 0)
     assert worker_slots.free(content) is None
     assert len(worker_slots.living(content)) == len(OFFSETS)
 

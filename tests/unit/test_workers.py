@@ -197,6 +197,27 @@ def test_processes_see_each_other(start_worker: Start) -> None:
     assert two.does("table.learned('GET /', time.monotonic())") == [1.0, None, 3.0, 4.0]
 
 
+def test_what_a_worker_has_taken_of_what_it_promised_is_not_promised_besides(start_worker: Start) -> None:
+    def promised() -> int:
+        seen: list[int] = [one.others(after=after)[0] for after in (0.1, 0.2, 0.3, 0.4)]  # what stays
+        return round(seen[-1] / MIB)
+
+    one, two = start_worker(), start_worker()
+    two.does(f"table.publish({100 * MIB}, 3)")
+    assert promised() == 100
+    two.does(f"globals().update(taken=bytearray(b'x') * {60 * MIB})")
+    assert 36 <= promised() <= 41
+    two.does("taken.clear()")
+    assert 96 <= promised() <= 100
+    two.does(f"globals().update(taken=bytearray(b'x') * {200 * MIB})")
+    assert promised() == 0
+    two.does(f"table.publish({10 * MIB}, 3)")
+    assert promised() == 10
+    two.does(f"table.publish({MIB}, 3)")
+    two.does(f"globals().update(more=bytearray(b'x') * {60 * MIB})")
+    assert promised() == 1, "for so little it is not looked"
+
+
 def test_a_killed_workers_promises_count_no_more_but_what_it_learned_does(start_worker: Start) -> None:
     one, two = start_worker(), start_worker()
     one.does("table.publish(0, 0)")
@@ -321,8 +342,8 @@ def test_a_pid_that_was_given_anew_is_not_taken_for_the_worker(open_table: Open,
     this = worker_slots.owner(os.getpid())
     assert this is not None
     file = SharedFile(str(the_file(shm)), HEADER, SIZE)
-    worker_slots.write_state(file.content, OFFSETS[5], Owner(this.pid, this.started - 1), 100, 1, 0)
-    worker_slots.write_state(file.content, OFFSETS[6], this, 20, 1, 0)
+    worker_slots.write_state(file.content, OFFSETS[5], Owner(this.pid, this.started - 1), 100, 1, 0, 0)
+    worker_slots.write_state(file.content, OFFSETS[6], this, 20, 1, 0, 0)
     file.close()
     assert table.others(NOW) == Others(20, 1, 1)
 
@@ -364,7 +385,7 @@ def test_a_worker_whose_slot_another_one_has_takes_a_new_one(open_table: Open, s
         other = worker_slots.owner(process.pid)
         assert other is not None
         file = SharedFile(str(the_file(shm)), HEADER, SIZE)
-        worker_slots.write_state(file.content, OFFSETS[0], other, 20, 1, 0)
+        worker_slots.write_state(file.content, OFFSETS[0], other, 20, 1, 0, 0)
         file.close()
         one.others(NOW)
         assert two.others(NOW) == Others(120, 2, 2)
