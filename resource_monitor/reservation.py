@@ -101,9 +101,13 @@ class Ledger:
                     raise _pressure(size, left, floor)
                 promise = Promise(self, size)
                 self._make(size)
-            self._tell()
-            # who promised meanwhile did not know of this, and sees it now, as this sees theirs: not all can stay
-            left -= self._elsewhere() - elsewhere
+            try:
+                self._tell()
+                # who promised meanwhile did not know of this, and sees it now, as this sees theirs: not all can stay
+                left -= self._elsewhere() - elsewhere
+            except BaseException:
+                self.release(promise)
+                raise
             if left >= size + floor:
                 break
             self.release(promise)

@@ -105,6 +105,21 @@ def test_who_meets_others_twice_gives_way(service: Service) -> None:
     assert others.told == [100 * MIB, 0, 100 * MIB, 0]
 
 
+def test_nothing_stays_promised_where_it_cannot_be_seen_what_others_promised(service: Service) -> None:
+    class Unseen(Others):
+        def promised(self) -> int:
+            if self.told:
+                raise MemoryError
+            return 0
+
+    others = Unseen(0)
+    others.ledger = ledger_of(service.monitor)
+    others.ledger.neighbours = others
+    with pytest.raises(MemoryError):
+        reserve(100 * MIB, monitor=service.monitor).__enter__()
+    assert others.told == [100 * MIB, 0]
+
+
 def test_promises_add_up_and_end_with_their_block(service: Service) -> None:
     with reserve(100 * MIB, monitor=service.monitor):
         assert fits(service, ROOM - 100)
