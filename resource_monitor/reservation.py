@@ -22,6 +22,8 @@ from resource_monitor.promises import Promises
 from resource_monitor.units import format_size, parse_amount, parse_size
 
 _FLOOR = parse_amount(DEFAULT_FLOOR)
+# How often those who reserve at the same moment as others give way and try again.
+_TRIES = 2
 
 
 class Neighbours(Protocol):
@@ -84,20 +86,22 @@ class Ledger:
             return promise
 
     def reserve(self, size: int) -> Promise:
-        """Promise ``size`` if more than the guard's floor is left then, by what neighbours promised too; they know of
-        it afterwards. Raises :class:`MemoryPressure` if it is not, :class:`ProbeError`."""
+        """Promise ``size`` if more than the guard's floor is left then, by what neighbours promised too. They are told
+        before it is looked once more whether it fits beside theirs. Raises :class:`MemoryPressure` if it does not,
+        :class:`ProbeError`."""
         monitor = self._monitor()
         assert monitor is not None  # whoever asks holds it
         tightest = monitor.tightest()
         floor = 0 if tightest == UNBOUNDED else _FLOOR.of(tightest)
-        for last in (False, True):
+        wanted, left = size + floor, 0
+        for _ in range(_TRIES):
             elsewhere = self._elsewhere()
             with self._lock:
                 self._settle()
                 left = self._promises.left(monitor.headroom()) - elsewhere
-                if left < size + floor:
+                if left < wanted:
                     left = self._promises.left(monitor.relieve()) - elsewhere
-                if left < size + floor:
+                if left < wanted:
                     raise _pressure(size, left, floor)
                 promise = Promise(self, size)
                 self._make(size)
@@ -108,12 +112,10 @@ class Ledger:
             except BaseException:
                 self.release(promise)
                 raise
-            if left >= size + floor:
-                break
+            if left >= wanted:
+                return promise
             self.release(promise)
-            if last:
-                raise _pressure(size, left, floor)
-        return promise
+        raise _pressure(size, left, floor)
 
     def release(self, promise: Promise) -> None:
         """End what :meth:`reserve` promised."""
