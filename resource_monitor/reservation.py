@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
 import weakref
 from types import TracebackType
 from typing import Protocol
@@ -253,20 +252,15 @@ def reserve(size: int | str, *, monitor: MemoryMonitor | None = None) -> Reserva
 
 def ledger_of(monitor: MemoryMonitor) -> Ledger:
     """The ledger that all share who ask ``monitor``."""
-    with _ledgers_lock:
-        ledger = _ledgers.get(monitor)
-        if ledger is None:
-            ledger = _ledgers[monitor] = Ledger(monitor)
-        return ledger
+    ledger = _ledgers.get(monitor)
+    # of two that are made at once, by threads or by a finaliser in the middle of this, one is everybody's
+    return _ledgers.setdefault(monitor, Ledger(monitor)) if ledger is None else ledger
 
 
 _ledgers: weakref.WeakKeyDictionary[MemoryMonitor, Ledger] = weakref.WeakKeyDictionary()
-_ledgers_lock = threading.Lock()
 
 
 def _after_fork_in_child() -> None:
-    global _ledgers_lock
-    _ledgers_lock = threading.Lock()
     for ledger in _ledgers.values():
         ledger._after_fork()
 

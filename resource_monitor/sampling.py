@@ -19,7 +19,7 @@ from resource_monitor.limits import DECISIVE, FULL, RECLAIMABLE, USAGE, Limit, L
 logger = logging.getLogger("resource_monitor")
 
 # Bounds of a reading's time to live, and the interval after which everything is read again; seconds.
-_SHORTEST, _LONGEST = 0.0002, 0.05
+_SHORTEST, LONGEST = 0.0002, 0.05
 FULL_INTERVAL = 0.1
 # A failed reading is not tried again for this many seconds, so that a broken /proc does not cost every request.
 _RETRY_INTERVAL = 0.05
@@ -42,7 +42,8 @@ class Sampler(ABC):
         self._read_at = 0.0
         self._error: ProbeError | None = None
         self._unreadable: str | None = None
-        self._lock = threading.Lock()
+        # a signal handler or a finaliser may ask in the middle of a reading, on the thread that is at it
+        self._lock = threading.RLock()
         self._reader = self.open_limits()
         _samplers.add(self)
         self._refresh(self._clock())
@@ -117,7 +118,7 @@ class Sampler(ABC):
         self._headroom = headroom = self._reader.headroom
         self._read_at = now
         age = headroom / (4 * self.speed)
-        self._fresh_until = now + (_LONGEST if age > _LONGEST else max(age, _SHORTEST))
+        self._fresh_until = now + (LONGEST if age > LONGEST else max(age, _SHORTEST))
 
     def _read_kept(self, tier: int) -> bool:
         """Read what ``tier`` says of the limits that are known, or more if that is in doubt; whether that sufficed."""
@@ -149,7 +150,7 @@ class Sampler(ABC):
                 logger.warning("%s: this limit is left out until it can be read again", failure)
 
     def _after_fork(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._fresh_until = 0.0
 
 

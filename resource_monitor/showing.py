@@ -10,9 +10,11 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from resource_monitor.sampling import LONGEST
+
 # statm(5) counts in these.
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-SETTLED = 0.05
+SETTLED = LONGEST
 """Seconds after which what a process took is in everybody's reading of memory, for none is older."""
 # Seconds for which a process is remembered that nobody asks for.
 _KEPT = 600.0

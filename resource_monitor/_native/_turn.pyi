@@ -47,7 +47,8 @@ class Lane:
 @final
 class DeferringLock:
     """A lock that what objects do at their end can take, although the garbage collector may bring that about while the
-    very thread holds it: such an end asks :meth:`defers` first. A child made by fork needs another one."""
+    very thread holds it: such an end asks :meth:`defers` first. Who enters it once more on that thread, where any other
+    lock would be waited for for ever, gets a ``RuntimeError``. A child made by fork needs another one."""
 
     def __enter__(self) -> None: ...
     def __exit__(
@@ -56,7 +57,6 @@ class DeferringLock:
     def defers(self, act: Callable[..., object], /, *arguments: object) -> bool:
         """Whether this thread holds it already; then ``act`` is called as soon as it does not. What goes wrong there is
         reported as unraisable."""
-    def locked(self) -> bool: ...
 
 @final
 class Tab:

@@ -14,8 +14,9 @@ from resource_monitor._native._turn import DeferringLock
 from resource_monitor.admission import Admission
 from resource_monitor.middleware import MemoryBackpressureMiddleware, sharing
 from resource_monitor.middleware.gate import Gate
+from resource_monitor.monitor import MemoryMonitor
 from resource_monitor.promises import Promises
-from resource_monitor.reservation import ledger_of
+from resource_monitor.reservation import Ledger, ledger_of
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +134,50 @@ def test_a_reservation_while_workers_look_at_each_other(service: Service, monkey
     assert table.published[-1] == (0, 0)
 
 
+class Finalised:
+    """Of the app's own, which at its end asks for something."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self.ask, self.itself = ask, self
+
+    def __del__(self) -> None:
+        self.ask()
+
+
+def test_a_finaliser_that_reads_memory_in_the_middle_of_a_reading(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler may, which comes like this too."""
+    headrooms: list[int] = []
+    Finalised(lambda: headrooms.append(service.monitor.read().headroom))
+    collecting(monkeypatch, MemoryMonitor, "_update")
+    assert returns(service.monitor.read)
+    assert headrooms == [service.monitor.headroom()]
+
+
+def test_a_finaliser_that_reserves_while_another_one_does_is_told(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda report: reported.append(report.exc_value))
+    ledger = ledger_of(service.monitor)
+    Finalised(reserve(MIB, monitor=service.monitor).__enter__)
+    collecting(monkeypatch, Promises, "left")
+    assert returns(lambda: ledger.left(200 * MIB))
+    assert [str(error).startswith("This thread is in the middle of deciding") for error in reported] == [True]
+    assert ledger.promised == 0
+
+
+def test_a_finaliser_that_makes_the_ledger_which_is_being_made(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitor, found = MemoryMonitor(root=service.monitor.root), []
+    Finalised(lambda: found.append(ledger_of(monitor)))
+    collecting(monkeypatch, Ledger, "__init__")
+    assert returns(lambda: found.append(ledger_of(monitor)))
+    assert found[0] is found[1] is ledger_of(monitor)
+
+
 # --- the lock ---
 
 
@@ -146,12 +191,10 @@ def test_what_is_deferred_is_done_in_its_order_once_the_lock_is_free() -> None:
                 assert lock.defers(act, 3)
 
     with lock:
-        assert lock.locked()
         assert lock.defers(act, 1)
         assert lock.defers(act, 2, 22)
         assert done == []
     assert done == [(1,), (3,), (2, 22)]
-    assert not lock.locked()
 
 
 def test_nothing_is_deferred_where_nobody_is_or_another_thread_is() -> None:
@@ -180,6 +223,20 @@ def test_one_thread_at_a_time_is_inside() -> None:
     assert over == ["first", "second"]
 
 
+def test_a_thread_that_is_inside_is_told_so_and_does_not_wait_for_itself() -> None:
+    lock, over = DeferringLock(), []
+    told = r"^This thread is in the middle of deciding about memory, .* call_soon_threadsafe\(\)\.$"
+
+    def enter_twice() -> None:
+        with lock, pytest.raises(RuntimeError, match=told):
+            lock.__enter__()
+        with lock:
+            over.append("as ever")
+
+    assert returns(enter_twice)
+    assert over == ["as ever"]
+
+
 def test_an_error_inside_goes_on_and_leaves_the_lock_free() -> None:
     lock, done = DeferringLock(), []
 
@@ -191,7 +248,8 @@ def test_an_error_inside_goes_on_and_leaves_the_lock_free() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert done == [1]
-    assert not lock.locked()
+    with lock:  # which would raise
+        pass
 
 
 def test_what_goes_wrong_in_what_is_deferred_is_nobody_s_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -378,9 +378,12 @@ def test_files_that_another_process_opened_are_opened_anew(
 
 def test_a_fork_makes_every_reading_stale_and_every_lock_free(monitor: MemoryMonitor, machine: Machine) -> None:
     """What the child does first, done here: whoever held the lock in the parent is not there to release it."""
-    monitor._lock.acquire()
+    holder = threading.Thread(target=monitor._lock.acquire)
+    holder.start()
+    holder.join()
     _after_fork_in_child()
-    assert not monitor._lock.locked()
+    assert monitor._lock.acquire(blocking=False)
+    monitor._lock.release()
     machine.write(CURRENT, str(101 * MIB))
     assert monitor.headroom() == 195 * MIB
 

@@ -18,6 +18,13 @@ static PyObject *lock_enter(Lock *self, PyObject *unused)
 {
     (void)unused;
     if (!PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
+        if (self->holder == PyThread_get_thread_ident()) { /* it would wait for itself for ever */
+            PyErr_SetString(
+                PyExc_RuntimeError,
+                "This thread is in the middle of deciding about memory, which what a signal handler or a finaliser asks for "
+                "cannot wait for; ask from another thread, or have the event loop do it by call_soon_threadsafe().");
+            return NULL;
+        }
         Py_BEGIN_ALLOW_THREADS
         PyThread_acquire_lock(self->lock, WAIT_LOCK);
         Py_END_ALLOW_THREADS
@@ -68,12 +75,6 @@ static PyObject *lock_defers(Lock *self, PyObject *call)
     Py_RETURN_TRUE;
 }
 
-static PyObject *lock_locked(Lock *self, PyObject *unused)
-{
-    (void)unused;
-    return PyBool_FromLong(self->holder != 0);
-}
-
 static int lock_traverse(Lock *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
@@ -122,7 +123,6 @@ static PyMethodDef lock_methods[] = {
     {"__exit__", (PyCFunction)(void (*)(void))lock_exit, METH_FASTCALL, NULL},
     /* Whether this thread holds it already; then what is given is called, with what follows it, as soon as it does not. */
     {"defers", (PyCFunction)lock_defers, METH_VARARGS, NULL},
-    {"locked", (PyCFunction)lock_locked, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot lock_slots[] = {
