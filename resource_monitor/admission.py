@@ -1,7 +1,8 @@
 """Decides whether a request may start. Sans-IO: headroom, time and outcomes are passed in, decisions come out; there is
 no clock here, no file and no lock.
 
-Everything that changes the state of admission lives in this file. A request starts when all of these agree:
+Everything that changes the state of admission lives in this file, but for what ``latency`` owns. A request starts when
+all of these agree:
 
 * The *cap*: fewer than ``max_in_flight`` are in flight.
 * *Latency*: while the event loop lags, or connections wait to be accepted, for longer than a moment, work in flight is
@@ -41,6 +42,8 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
+
+from resource_monitor.latency import Latency
 
 GAIN = 1.12
 _TOLERATED = 1 - 1 / GAIN
@@ -104,14 +107,6 @@ _TAKES_WITHIN = 0.01
 # second number where what is in flight took less than so much of it all the time: what the first of a class load stays,
 # and seemed to be theirs. A near miss, when a reading finds less than half of the floor, says that it is more.
 _FADES, _FADES_UNSHOWN, _SHOWN_LEAST, _NEAR_MISS = 0.995, 1 / 2, 1 / 8, 1.3
-
-# The event loop lags when it came late by more than this many seconds at every beat for so long; then the work that was
-# in flight in the mean is cut to this share, and let grow again by this much. Where connections wait to be accepted,
-# for longer than the next number of seconds at every beat, what they wait for is not in flight: it is cut by less, and
-# they are refused as they come. Clients that come anew as soon as they were answered keep a queue where nothing is
-# wrong, so that it may be longer.
-_LAG, _LAG_INTERVAL, _CUT, _REGROW = 0.05, 0.5, 0.8, 1.05
-_WAIT, _TRIM = 0.15, 0.95
 
 # A service is shedding until nothing was refused for this many seconds, so that the state does not flap with every
 # megabyte that comes and goes. Memory is scarce below this many floors, and no longer so above the second number.
@@ -288,7 +283,7 @@ class Admission:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         self.pressure = Pressure.OK
-        self.cap: float | None = None
+        self.latency = Latency()
         self._last_refusal = self._scarce_since = -math.inf
         self._busy: set[Route] = set()
         self._reading: tuple[int, int, float] | None = None
@@ -297,10 +292,6 @@ class Admission:
         self._to_show = self._loaded = 0.0
         # what headroom fell by lately, in all and unseen, bytes
         self._fell = self._fell_unseen = 0.0
-        self._lag_at, self._decided, self._capped = -math.inf, 0, False
-        self._lag_since = 0.0
-        self._least_late = self._least_wait = math.inf
-        self._beats = self._beats_in_flight = 0
         # grants of another era than this are void; what those of this one may take unseen, bytes
         self.era = 1
         self._granted = 0.0
@@ -334,11 +325,9 @@ class Admission:
         if self.max_in_flight is not None and self.in_flight + elsewhere >= self.max_in_flight:
             return Reason.IN_FLIGHT
         urgent = priority is Priority.CRITICAL
-        if self.cap is not None and self.in_flight == 0 and now - self._lag_at > _LAG_INTERVAL:
-            # what idles does not lag, and nobody looks whether it does
-            self.cap, self._capped = None, False
-        if self.cap is not None and route.in_flight and self.in_flight >= self.cap and not urgent:
-            self._capped = True
+        if self.in_flight == 0:
+            self.latency.rests(now)
+        if route.in_flight and not urgent and self.latency.binds(self.in_flight):
             return Reason.LATENCY
         beyond = int(route._holds + self._yet_to_show(now)) if patient and self.in_flight and not urgent else 0
         while left < self.wants(route, need, priority, patient=patient) + beyond:
@@ -463,7 +452,7 @@ class Admission:
             room = spare // (1 + others)
             starts = min(starts, int(room // route.unseen))
             unanswered = min(unanswered, max(_COLD_LEAST, room // _COLD_COST) - route._unanswered)
-        bound = min(starts, unanswered) < 1 or route.window is not None or self.cap is not None
+        bound = min(starts, unanswered) < 1 or route.window is not None or self.latency.cap is not None
         shared = self.max_in_flight is not None and others
         if bound or shared or spare < 0 or not route._measured or self.pressure is not Pressure.OK:
             return None
@@ -722,37 +711,10 @@ class Admission:
     def lagged(self, lag: float, now: float, *, queued: int = 0, decided: int = 0) -> None:
         """Note that the event loop came ``lag`` seconds late at ``now``, when ``queued`` connections waited for one of
         the processes to accept them, and ``decided`` requests had been decided here so far."""
-        due = now - lag
-        if due - self._lag_at > _LAG_INTERVAL / 2:  # the first beat, or the first after idling
-            self._begin_interval(due)
-            wait = math.inf if queued else 0.0  # for how long will be known at the next
-        else:
-            # by the law of J. D. C. Little (1961): as many wait as come a second, times the seconds that each waits
-            accepted = max(1, decided - self._decided) * (1 + self._others)
-            wait = queued * (now - self._lag_at) / accepted
-        self._lag_at, self._decided = now, decided
-        self._least_late = min(self._least_late, lag)
-        self._least_wait = min(self._least_wait, wait)
-        self._beats += 1
-        self._beats_in_flight += self.in_flight
-        if now - self._lag_since < _LAG_INTERVAL:
-            return
-        late = self._least_late > _LAG
-        if late or self._least_wait > _WAIT:
-            share = _CUT if late else _TRIM
-            # not of this moment: where connections wait to be accepted, what is in flight comes and goes
-            mean = self._beats_in_flight / self._beats
-            self.cap = max(1.0, share * min(mean, math.inf if self.cap is None else self.cap))
+        if self.latency.beat(
+            lag, now, in_flight=self.in_flight, queued=queued, decided=decided, workers=1 + self._others
+        ):
             self._revoke()
-        elif self.cap is not None:
-            self.cap = max(self.cap + 1, self.cap * _REGROW) if self._capped else None
-        self._capped = False
-        self._begin_interval(now)
-
-    def _begin_interval(self, now: float) -> None:
-        self._lag_since = now
-        self._least_late = self._least_wait = math.inf
-        self._beats = self._beats_in_flight = 0
 
     # --- the state that readiness, metrics and the log follow ---
 

@@ -323,7 +323,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             return
         admission = self.gate._admission
         assert 0 <= admission.lowest <= admission.floor
-        assert admission.cap is None or admission.cap >= 1
+        assert admission.latency.cap is None or admission.latency.cap >= 1
         assert admission.unshown() >= 0
         for route in {self.gate._routes.find("GET", path) for path in PATHS}:
             assert admission.lowest <= admission.floor_of(route) <= admission.floor
@@ -354,7 +354,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         admission, route = self.gate._admission, self.gate._routes.find("GET", path)
         if self.max_in_flight is not None and admission.in_flight >= self.max_in_flight:
             return Reason.IN_FLIGHT
-        slow = admission.cap is not None and route.in_flight and admission.in_flight >= admission.cap
+        slow = admission.latency.cap is not None and route.in_flight and admission.in_flight >= admission.latency.cap
         return Reason.LATENCY if slow and priority is not Priority.CRITICAL else None
 
     @property

@@ -147,7 +147,7 @@ def test_while_work_is_held_back_for_latency_nothing_is_granted() -> None:
     admission = Admission(FLOOR)
     for beat in range(20):
         admission.lagged(0.2, 0.25 * beat)
-    assert admission.cap is not None
+    assert admission.latency.cap is not None
     assert admission.grant(known(), PLENTY) is None
 
 
@@ -508,7 +508,7 @@ def test_where_one_of_those_is_granted_nothing_the_others_are_asked_about_too(
     service.use(40 * MIB)
     asked(gate, "/a")
     assert let_in(way, "/b")
-    gate._admission.cap = 100.0
+    gate._admission.latency.cap = 100.0
     asked(gate, "/a")
     assert unasked(way, "/b") is None
 
