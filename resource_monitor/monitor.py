@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 from resource_monitor.allocator import Allocator, allocator
 from resource_monitor.errors import ConfigurationError
@@ -151,7 +150,11 @@ def _declared(limit: int | str | None) -> int | None:
     return size
 
 
-@cache
+_default: dict[str, MemoryMonitor] = {}
+
+
 def default_monitor() -> MemoryMonitor:
     """The monitor that everything in this process shares unless given its own."""
-    return MemoryMonitor()
+    monitor = _default.get("monitor")
+    # of two that are made at once, by threads or by a finaliser in the middle of this, one is everybody's
+    return _default.setdefault("monitor", MemoryMonitor()) if monitor is None else monitor

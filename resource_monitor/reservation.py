@@ -253,7 +253,7 @@ def reserve(size: int | str, *, monitor: MemoryMonitor | None = None) -> Reserva
 def ledger_of(monitor: MemoryMonitor) -> Ledger:
     """The ledger that all share who ask ``monitor``."""
     ledger = _ledgers.get(monitor)
-    # of two that are made at once, by threads or by a finaliser in the middle of this, one is everybody's
+    # one of two that are made at once, as default_monitor()
     return _ledgers.setdefault(monitor, Ledger(monitor)) if ledger is None else ledger
 
 

@@ -14,7 +14,7 @@ from resource_monitor._native._turn import DeferringLock
 from resource_monitor.admission import Admission
 from resource_monitor.middleware import MemoryBackpressureMiddleware, sharing
 from resource_monitor.middleware.gate import Gate
-from resource_monitor.monitor import MemoryMonitor
+from resource_monitor.monitor import MemoryMonitor, default_monitor
 from resource_monitor.promises import Promises
 from resource_monitor.reservation import Ledger, ledger_of
 
@@ -171,11 +171,22 @@ def test_a_finaliser_that_reserves_while_another_one_does_is_told(
 def test_a_finaliser_that_makes_the_ledger_which_is_being_made(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monitor, found = MemoryMonitor(root=service.monitor.root), []
+    """As another thread may, which comes between like this too."""
+    monitor = MemoryMonitor(root=service.monitor.root)
+    found: list[Ledger] = []
     Finalised(lambda: found.append(ledger_of(monitor)))
     collecting(monkeypatch, Ledger, "__init__")
     assert returns(lambda: found.append(ledger_of(monitor)))
     assert found[0] is found[1] is ledger_of(monitor)
+
+
+def test_a_finaliser_that_makes_the_shared_monitor_which_is_being_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource_monitor.monitor._default", {})
+    found: list[MemoryMonitor] = []
+    Finalised(lambda: found.append(default_monitor()))
+    collecting(monkeypatch, MemoryMonitor, "__init__")
+    assert returns(lambda: found.append(default_monitor()))
+    assert found[0] is found[1] is default_monitor()
 
 
 # --- the lock ---
