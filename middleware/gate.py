@@ -308,16 +308,16 @@ class Gate:
 
     def answered(self, route: Route | None) -> None:
         """A request began its answer; use :meth:`Admitted.answered`, which says this once."""
-        if route is None or self._lock.defers(self.answered, route):
-            return
-        with self._lock:
-            self._admission.answers(route)
+        if route is not None:
+            self._lock.soon(self._admission.answers, route)
 
     def leave(self, route: Route | None, began: float, lost: bool) -> None:
         """A request that began at ``began`` seconds is over; use :meth:`Admitted.leave`, which does this once."""
-        if self._lock.defers(self.leave, route, began, lost):
-            return
-        with self._lock, self.turns:
+        self._lock.soon(self._leave, route, began, lost)
+
+    def _leave(self, route: Route | None, began: float, lost: bool) -> None:
+        """The same, with the lock held."""
+        with self.turns:
             self._in_flight -= 1
             self._wasted += lost
             if route is not None:
@@ -356,10 +356,10 @@ class Gate:
 
     def waits(self, change: int) -> None:
         """So many more requests wait."""
-        if self._lock.defers(self.waits, change):
-            return
-        with self._lock:
-            self.waiting += change
+        self._lock.soon(self._waits, change)
+
+    def _waits(self, change: int) -> None:
+        self.waiting += change
 
     def statistics(self) -> Statistics:
         """The counts of this moment."""
@@ -547,9 +547,11 @@ class Gate:
 
     def _idle(self) -> None:
         """The other workers know of requests in flight, and there are none."""
-        if self._lock.defers(self._idle):
-            return
-        with self._lock, self.turns:
+        self._lock.soon(self._tell_alone)
+
+    def _tell_alone(self) -> None:
+        """Tell the other workers, where nobody has closed the turns; the lock is held."""
+        with self.turns:
             self._tell(time.monotonic())
 
     def _tell(self, now: float) -> None:

@@ -73,11 +73,7 @@ class Sharing:
         self._records = {
             name: (it.floor, it.unseen, it.rate, it.window) for name, it in learned.items() if it is not None
         }
-        with _lock:
-            records: dict[str, Record] = {}
-            for part in _living_parts():
-                records |= part._records
-            self._table.publish_routes(records, now)
+        _lock.soon(_teach_all, self._table, now)
 
     def learned(self, name: str, now: float) -> Learned | None:
         """What a worker before this one, or beside it, has learned of the class ``name``."""
@@ -110,13 +106,23 @@ class OtherWorkers:
 
 def _publish(table: WorkerTable) -> None:
     """What all apps will take that shows in no reading yet, and how many requests they have in flight."""
-    if _lock.defers(_publish, table):
-        return
-    with _lock:
-        parts = _living_parts()
-        ledgers = {id(part._ledger): part._ledger for part in parts}
-        to_take = sum(part._mine[0] for part in parts) + sum(ledger.unshown for ledger in ledgers.values())
-        table.publish(to_take, sum(part._mine[1] for part in parts), passed())
+    _lock.soon(_publish_all, table)
+
+
+def _publish_all(table: WorkerTable) -> None:
+    """The same, with the lock held."""
+    parts = _living_parts()
+    ledgers = {id(part._ledger): part._ledger for part in parts}
+    to_take = sum(part._mine[0] for part in parts) + sum(ledger.unshown for ledger in ledgers.values())
+    table.publish(to_take, sum(part._mine[1] for part in parts), passed())
+
+
+def _teach_all(table: WorkerTable, now: float) -> None:
+    """Leave what all apps learned; the lock is held."""
+    records: dict[str, Record] = {}
+    for part in _living_parts():
+        records |= part._records
+    table.publish_routes(records, now)
 
 
 def _living_parts() -> list[Sharing]:

@@ -20,10 +20,9 @@ class Promises:
         self._left = min(headroom, self._most - self.total)
         return self._left
 
-    @property
-    def unshown(self) -> int:
-        """How much of it did not show in the last reading that :meth:`left` was given."""
-        return min(self.total, max(0, self._headroom - self._left))
+    def unshown(self, more: int = 0) -> int:
+        """How much of it did not show in the last reading that :meth:`left` was given, if ``more`` were promised."""
+        return min(self.total + more, max(0, self._headroom - self._left + more))
 
     def make(self, size: int) -> None:
         """Promise ``size`` of what :meth:`left` said a moment ago."""

@@ -32,7 +32,7 @@ class Neighbours(Protocol):
         """Bytes that they promised by now, and that show in no reading yet."""
 
     def tell(self) -> None:
-        """Have them know what is promised here."""
+        """Have them know what is promised here, without waiting for anybody."""
 
 
 class Ledger:
@@ -63,12 +63,9 @@ class Ledger:
 
     @property
     def unshown(self) -> int:
-        """How much of it did not show in the last reading that :meth:`left` was given."""
-        if not self.promised:
-            return 0
-        with self._lock:
-            self._settle()
-            return self._promises.unshown
+        """How much of it did not show in the last reading that :meth:`left` was given. Read without the lock: whoever
+        changes it tells that afterwards."""
+        return self._promises.unshown(self.tab.untold)
 
     def left(self, headroom: int) -> int:
         """What of ``headroom`` is not promised; negative when more is."""
@@ -118,7 +115,11 @@ class Ledger:
 
     def release(self, promise: Promise) -> None:
         """End what :meth:`reserve` promised."""
-        promise.end()
+        self._lock.soon(self._release, promise)
+
+    def _release(self, promise: Promise) -> None:
+        """The same, with the lock held."""
+        promise._end()
         self._tell()
 
     def _elsewhere(self) -> int:
@@ -169,18 +170,21 @@ class Promise:
 
     def resize(self, size: int) -> None:
         """Promise ``size`` from now on."""
-        if size == self.size:
-            return
+        if size != self.size:
+            with self.ledger._lock:
+                self._resize(size)
+
+    def _resize(self, size: int) -> None:
+        """The same, with the lock held."""
         ledger = self.ledger
-        with ledger._lock:
-            if self._owner == ledger._owner:
-                ledger._settle()
-                if size < self.size:
-                    ledger._promises.end(self.size - size)
-                    ledger.tab.returns += 1
-                else:
-                    ledger._make(size - self.size)
-                self.size = size
+        if size != self.size and self._owner == ledger._owner:
+            ledger._settle()
+            if size < self.size:
+                ledger._promises.end(self.size - size)
+                ledger.tab.returns += 1
+            else:
+                ledger._make(size - self.size)
+            self.size = size
 
     def take(self, size: int) -> None:
         """Of what was promised ``size`` was taken; the rest is promised still."""
@@ -195,15 +199,16 @@ class Promise:
 
     def end(self) -> None:
         """Take it back, however often that is said."""
-        if self.ledger._lock.defers(self.end):
-            return
-        self.resize(0)
-        ledger, taken = self.ledger, self._taken
-        with ledger._lock:
-            if self._owner == ledger._owner:
-                ledger._promises.give_back(taken)
-                ledger.tab.returns += 1
-                self._taken = 0
+        self.ledger._lock.soon(self._end)
+
+    def _end(self) -> None:
+        """The same, with the lock held."""
+        ledger = self.ledger
+        self._resize(0)
+        if self._owner == ledger._owner:
+            ledger._promises.give_back(self._taken)
+            ledger.tab.returns += 1
+            self._taken = 0
 
 
 class Reservation:

@@ -46,17 +46,18 @@ class Lane:
 
 @final
 class DeferringLock:
-    """A lock that what objects do at their end can take, although the garbage collector may bring that about while the
-    very thread holds it: such an end asks :meth:`defers` first. Who enters it once more on that thread, where any other
-    lock would be waited for for ever, gets a ``RuntimeError``. A child made by fork needs another one."""
+    """A lock for which what objects do at their end need not wait, although the garbage collector may bring that about
+    while the very thread is inside, or has another lock that whoever is inside waits for: such an end is done
+    :meth:`soon`. Who enters it once more on the same thread, where any other lock would be waited for for ever, gets a
+    ``RuntimeError``. A child made by fork needs another one."""
 
     def __enter__(self) -> None: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
-    def defers(self, act: Callable[..., object], /, *arguments: object) -> bool:
-        """Whether this thread holds it already; then ``act`` is called as soon as it does not. What goes wrong there is
-        reported as unraisable."""
+    def soon(self, act: Callable[..., object], /, *arguments: object) -> object:
+        """Call ``act`` inside: now, which gives what it returns, or where somebody is inside, before they let go. What
+        goes wrong there is reported as unraisable. Never waits."""
 
 @final
 class Tab:

@@ -110,28 +110,108 @@ def test_a_reservation_while_another_one_is_made(service: Service, monkeypatch: 
     assert ledger.promised == 0
 
 
-def test_a_reservation_while_workers_look_at_each_other(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Table:
-        def __init__(self) -> None:
-            self.published: list[tuple[int, int]] = []
+class Table:
+    """The workers', with nobody else in it."""
 
-        def publish(self, promised: int, in_flight: int, passed: int = 0) -> None:
-            self.published.append((promised, in_flight))
+    def __init__(self) -> None:
+        self.published: list[tuple[int, int]] = []
+        self.taught = 0
 
-        def others(self, now: float, *, at_once: bool = False) -> Any:
-            return sharing.Others(promised=0, in_flight=0, workers=0)
+    def publish(self, promised: int, in_flight: int, passed: int = 0) -> None:
+        self.published.append((promised, in_flight))
 
-    table = Table()
+    def publish_routes(self, records: Any, now: float) -> None:
+        self.taught += 1
+
+    def learned(self, name: str, now: float) -> None:
+        """Of no class is anything known."""
+
+    def others(self, now: float, *, at_once: bool = False) -> Any:
+        return sharing.Others(promised=0, in_flight=0, workers=0)
+
+
+def beside_others(service: Service, monkeypatch: pytest.MonkeyPatch) -> tuple[Table, Ledger, sharing.Sharing]:
+    table, ledger = Table(), ledger_of(service.monitor)
     monkeypatch.setattr(sharing, "_table", table)
     monkeypatch.setattr(sharing, "_parts", [])
-    ledger = ledger_of(service.monitor)
     part = sharing.Sharing(table, ledger)  # type: ignore[arg-type]
     monkeypatch.setattr(ledger, "neighbours", sharing.OtherWorkers())
+    return table, ledger, part
+
+
+async def staying(gate: Gate) -> None:
+    admitted = gate.enter("GET", "/")
+    assert admitted is not None
+    try:
+        await for_ever()
+    finally:
+        admitted.leave()
+
+
+def test_a_reservation_while_workers_look_at_each_other(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, _, part = beside_others(service, monkeypatch)
     left_to_the_collector(holding(service))
     assert table.published[-1] == (100 * MIB, 0)
     collecting(monkeypatch, Table, "others")
     assert returns(lambda: part.others(1.0))
     assert table.published[-1] == (0, 0)
+
+
+def test_a_reservation_while_another_one_is_made_which_the_other_workers_know_of(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, ledger, _ = beside_others(service, monkeypatch)
+    left_to_the_collector(holding(service))
+    assert table.published[-1] == (100 * MIB, 0)
+    collecting(monkeypatch, Promises, "left")
+    assert returns(lambda: ledger.left(200 * MIB))
+    assert ledger.promised == 0
+    assert table.published[-1] == (0, 0)
+
+
+def test_a_request_while_workers_look_at_each_other(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr("sys.unraisablehook", lambda report: reported.append(report.exc_value))
+    table, _, part = beside_others(service, monkeypatch)
+    gate = Gate(monitor=service.monitor)
+    gate._sharing = part
+    left_to_the_collector(staying(gate))
+    assert (table.published[-1], table.taught) == ((0, 1), 1)
+    part._learned_due = 0.0
+    collecting(monkeypatch, Table, "others")
+    assert returns(lambda: part.others(1.0))
+    assert gate.in_flight == 0
+    assert (table.published[-1], table.taught) == ((0, 0), 2)
+    assert reported == []
+
+
+def test_a_request_while_whoever_decides_waits_for_what_this_thread_is_at(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, ledger = Gate(monitor=service.monitor), ledger_of(service.monitor)
+    left_to_the_collector(staying(gate))
+    decides, promises = threading.Event(), threading.Event()
+
+    def decide() -> None:
+        with gate._lock:
+            decides.set()
+            promises.wait(30)
+            ledger.left(200 * MIB)
+
+    def left(*_: Any) -> int:
+        monkeypatch.undo()
+        promises.set()
+        decides.wait(30)
+        gc.collect()
+        return 0
+
+    monkeypatch.setattr(Promises, "left", left)
+    deciding = threading.Thread(target=decide, daemon=True)
+    deciding.start()
+    decides.wait(30)
+    assert returns(lambda: ledger.left(200 * MIB))
+    assert returns(deciding.join)
+    assert gate.in_flight == 0
 
 
 class Finalised:
@@ -192,30 +272,54 @@ def test_a_finaliser_that_makes_the_shared_monitor_which_is_being_made(monkeypat
 # --- the lock ---
 
 
-def test_what_is_deferred_is_done_in_its_order_once_the_lock_is_free() -> None:
+def test_what_is_to_be_done_soon_is_done_at_once_where_nobody_is_inside() -> None:
+    lock = DeferringLock()
+
+    def act(*arguments: int) -> tuple[int, ...]:
+        with pytest.raises(RuntimeError):
+            lock.__enter__()  # for this is inside
+        return arguments
+
+    assert lock.soon(act, 1, 2) == (1, 2)
+    with lock:
+        pass
+
+
+def test_otherwise_in_its_order_as_the_last_thing_inside() -> None:
     lock, done = DeferringLock(), []
 
     def act(number: int, *more: int) -> None:
-        with lock:
-            done.append((number, *more))
-            if number == 1:
-                assert lock.defers(act, 3)
+        with pytest.raises(RuntimeError):
+            lock.__enter__()
+        done.append((number, *more))
+        if number == 1:
+            assert lock.soon(act, 3) is None
 
     with lock:
-        assert lock.defers(act, 1)
-        assert lock.defers(act, 2, 22)
+        assert lock.soon(act, 1) is None
+        lock.soon(act, 2, 22)
         assert done == []
-    assert done == [(1,), (3,), (2, 22)]
-
-
-def test_nothing_is_deferred_where_nobody_is_or_another_thread_is() -> None:
-    lock, found = DeferringLock(), []
-    assert not lock.defers(print)
+    assert done == [(1,), (2, 22), (3,)]
     with lock:
-        thread = threading.Thread(target=lambda: found.append(lock.defers(print)))
+        pass
+
+
+def test_by_the_thread_that_is_inside() -> None:
+    lock, done = DeferringLock(), []
+    with lock:
+        thread = threading.Thread(target=lambda: lock.soon(lambda: done.append(threading.get_ident())))
         thread.start()
         thread.join()
-    assert found == [False]
+        assert done == []
+    assert done == [threading.get_ident()]
+
+
+def test_what_fails_at_once_is_the_caller_s_error() -> None:
+    lock = DeferringLock()
+    with pytest.raises(ValueError, match="invalid literal"):
+        lock.soon(int, "x")
+    with lock:
+        pass
 
 
 def test_one_thread_at_a_time_is_inside() -> None:
@@ -253,7 +357,7 @@ def test_an_error_inside_goes_on_and_leaves_the_lock_free() -> None:
 
     def fail() -> None:
         with lock:
-            lock.defers(done.append, 1)
+            lock.soon(done.append, 1)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -268,23 +372,23 @@ def test_what_goes_wrong_in_what_is_deferred_is_nobody_s_error(monkeypatch: pyte
     monkeypatch.setattr("sys.unraisablehook", lambda report: reported.append(report.exc_type))
     lock, done = DeferringLock(), []
     with lock:
-        lock.defers(int, "x")
-        lock.defers(done.append, 1)
+        lock.soon(int, "x")
+        lock.soon(done.append, 1)
     assert reported == [ValueError]
     assert done == [1]
 
 
 def test_what_is_to_be_deferred_has_to_be_said() -> None:
     lock = DeferringLock()
-    with lock, pytest.raises(TypeError, match=r"^defers\(\) takes what to call, and its arguments\.$"):
-        lock.defers()  # type: ignore[call-arg]
+    with lock, pytest.raises(TypeError, match=r"^soon\(\) takes what to call, and its arguments\.$"):
+        lock.soon()  # type: ignore[call-arg]
 
 
 def test_a_lock_with_itself_among_what_was_deferred_is_collected() -> None:
     def make() -> None:
         lock = DeferringLock()
         lock.__enter__()
-        assert lock.defers(lambda: lock)
+        lock.soon(lambda: lock)
 
     def alive() -> int:
         return sum(type(found) is DeferringLock for found in gc.get_objects())

@@ -128,12 +128,12 @@ def test_a_promise_that_ends_leaves_its_room_to_one_that_is_made_at_once() -> No
 
 def test_what_did_not_show_yet_is_told_without_a_reading() -> None:
     promises = promised(30, of=100)
-    assert promises.unshown == 30
+    assert promises.unshown() == 30
     promises.left(90)
-    assert promises.unshown == 20
+    assert promises.unshown() == 20
     promises.make(5)
-    assert promises.unshown == 25
+    assert promises.unshown() == 25
     promises.end(5)
     promises.left(60)
-    assert promises.unshown == 0
-    assert promised(130, of=100).unshown == 130
+    assert promises.unshown() == 0
+    assert promised(130, of=100).unshown() == 130

@@ -1,16 +1,35 @@
-/* A lock that what objects do at their end can take, although the garbage collector may bring that about in the middle of
- * anything, also of what the very thread does that holds it. In C, for to leave it must need no memory. */
+/* A lock of which what objects do at their end need not wait, although the garbage collector may bring that about in the
+ * middle of anything: of what the very thread does that has the lock, or of what has another one that the holder of this
+ * one waits for. What is to be done soon is done at once where nobody is inside, and otherwise by whoever is, as the last
+ * thing before they let go. In C, for to leave it must need no memory. */
 
 #include "turn.h"
 
 #include <pythread.h>
 
+/* What is to be done: a tuple of what to call, and its arguments. */
+typedef struct late {
+    struct late *next;
+    PyObject *call;
+} Late;
+
 typedef struct {
     PyObject_HEAD
     PyThread_type_lock lock;
     unsigned long holder;       /* the thread's, 0: nobody */
-    PyObject *late;             /* a list of tuples: what was deferred, and its arguments */
+    Late *first, **end;         /* in the order in which they came */
+#ifdef Py_GIL_DISABLED
+    PyMutex mutex;              /* who has it may look whether anybody is inside, and change what is to be done */
+#endif
 } Lock;
+
+#ifdef Py_GIL_DISABLED
+#define BEGIN(self) PyMutex_Lock(&(self)->mutex)
+#define END(self) PyMutex_Unlock(&(self)->mutex)
+#else
+#define BEGIN(self) ((void)(self))
+#define END(self) ((void)(self))
+#endif
 
 static PyTypeObject *lock_type;
 
@@ -33,58 +52,92 @@ static PyObject *lock_enter(Lock *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* What fails has nobody to tell it to: who was in here has no part in it. */
-static void do_late(Lock *self)
+static PyObject *do_now(PyObject *call)
 {
-    PyObject *late = self->late;
-    self->late = NULL;
-    for (Py_ssize_t at = 0; late && at < PyList_Size(late); at++) {
-        PyObject *call = PyList_GetItem(late, at), *act = PyTuple_GetItem(call, 0);
-        PyObject *arguments = PyTuple_GetSlice(call, 1, PyTuple_Size(call));
-        PyObject *done = arguments ? PyObject_CallObject(act, arguments) : NULL;
+    PyObject *arguments = PyTuple_GetSlice(call, 1, PyTuple_Size(call));
+    PyObject *done = arguments ? PyObject_CallObject(PyTuple_GetItem(call, 0), arguments) : NULL;
+    Py_XDECREF(arguments);
+    return done;
+}
+
+/* Do what came meanwhile, until nothing has, and let go. What fails has nobody to tell it to: who was in here has no part
+ * in it. */
+static void let_go(Lock *self)
+{
+    for (;;) {
+        BEGIN(self);
+        Late *late = self->first;
+        if (!late) {
+            self->holder = 0;
+            PyThread_release_lock(self->lock);
+            END(self);
+            return;
+        }
+        self->first = late->next;
+        if (!late->next)
+            self->end = &self->first;
+        END(self);
+        PyObject *done = do_now(late->call);
         if (!done)
-            PyErr_WriteUnraisable(act);
+            PyErr_WriteUnraisable(PyTuple_GetItem(late->call, 0));
         Py_XDECREF(done);
-        Py_XDECREF(arguments);
+        Py_DECREF(late->call);
+        PyMem_Free(late);
     }
-    Py_XDECREF(late);
 }
 
 static PyObject *lock_exit(Lock *self, PyObject *const *args, Py_ssize_t count)
 {
     (void)args, (void)count;
-    self->holder = 0;
-    PyThread_release_lock(self->lock);
-    while (self->late)
-        do_late(self);
+    let_go(self);
     Py_RETURN_NONE;
 }
 
-static PyObject *lock_defers(Lock *self, PyObject *call)
+static PyObject *lock_soon(Lock *self, PyObject *call)
 {
-    if (self->holder != PyThread_get_thread_ident())
-        Py_RETURN_FALSE;
     if (!PyTuple_Size(call)) {
-        PyErr_SetString(PyExc_TypeError, "defers() takes what to call, and its arguments.");
+        PyErr_SetString(PyExc_TypeError, "soon() takes what to call, and its arguments.");
         return NULL;
     }
-    if (!self->late && !(self->late = PyList_New(0)))
-        return NULL;
-    if (PyList_Append(self->late, call))
-        return NULL;
-    Py_RETURN_TRUE;
+    BEGIN(self);
+    if (PyThread_acquire_lock(self->lock, NOWAIT_LOCK)) {
+        self->holder = PyThread_get_thread_ident();
+        END(self);
+        PyObject *done = do_now(call), *kind, *value, *trace;
+        PyErr_Fetch(&kind, &value, &trace);
+        let_go(self);
+        PyErr_Restore(kind, value, trace);
+        return done;
+    }
+    Late *late = PyMem_Malloc(sizeof *late);
+    if (late) {
+        late->call = Py_NewRef(call);
+        late->next = NULL;
+        *self->end = late;
+        self->end = &late->next;
+    }
+    END(self);
+    return late ? Py_NewRef(Py_None) : PyErr_NoMemory();
 }
 
 static int lock_traverse(Lock *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(self->late);
+    for (Late *late = self->first; late; late = late->next)
+        Py_VISIT(late->call);
     return 0;
 }
 
 static int lock_clear(Lock *self)
 {
-    Py_CLEAR(self->late);
+    Late *late = self->first;
+    self->first = NULL;
+    self->end = &self->first;
+    for (Late *next; late; late = next) {
+        next = late->next;
+        Py_DECREF(late->call);
+        PyMem_Free(late);
+    }
     return 0;
 }
 
@@ -113,7 +166,11 @@ static PyObject *lock_new(PyTypeObject *type, PyObject *args, PyObject *options)
     }
     self->lock = lock;
     self->holder = 0;
-    self->late = NULL;
+    self->first = NULL;
+    self->end = &self->first;
+#ifdef Py_GIL_DISABLED
+    self->mutex = (PyMutex){0};
+#endif
     PyObject_GC_Track(self);
     return (PyObject *)self;
 }
@@ -121,8 +178,8 @@ static PyObject *lock_new(PyTypeObject *type, PyObject *args, PyObject *options)
 static PyMethodDef lock_methods[] = {
     {"__enter__", (PyCFunction)lock_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))lock_exit, METH_FASTCALL, NULL},
-    /* Whether this thread holds it already; then what is given is called, with what follows it, as soon as it does not. */
-    {"defers", (PyCFunction)lock_defers, METH_VARARGS, NULL},
+    /* Call what is given, with what follows it, inside: now, or where somebody is, before they let go. Never waits. */
+    {"soon", (PyCFunction)lock_soon, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL},
 };
 static PyType_Slot lock_slots[] = {
