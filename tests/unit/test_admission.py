@@ -1,21 +1,12 @@
 from collections.abc import Iterator
 
 import pytest
+from known import in_flight, known
 
 from resource_monitor.admission import Admission, Learned, Pressure, Priority, Reason, Route
 
 MIB = 1 << 20
 COLD_COST = 12 * MIB
-
-
-def warm() -> Route:
-    """A class that is not new any more, and of which nothing is known that binds."""
-    return Route(Learned(floor=None, unseen=0.0, rate=None, window=None))
-
-
-def in_flight(admission: Admission, route: Route, number: int) -> None:
-    for _ in range(number):
-        admission.starts(route)
 
 
 def started(admission: Admission, route: Route, left: int, now: float) -> int:
@@ -32,15 +23,15 @@ def started(admission: Admission, route: Route, left: int, now: float) -> int:
 
 def test_admits_down_to_the_floor_and_not_below() -> None:
     admission = Admission(100)
-    assert admission.decide(warm(), 101, 0.0) is None
-    assert admission.decide(warm(), 100, 0.0) is None
-    assert admission.decide(warm(), 99, 0.0) is Reason.MEMORY
+    assert admission.decide(known(), 101, 0.0) is None
+    assert admission.decide(known(), 100, 0.0) is None
+    assert admission.decide(known(), 99, 0.0) is Reason.MEMORY
 
 
 def test_what_a_request_needs_must_be_left_above_the_floor() -> None:
     admission = Admission(100)
-    assert admission.decide(warm(), 130, 0.0, need=30) is None
-    assert admission.decide(warm(), 129, 0.0, need=30) is Reason.MEMORY
+    assert admission.decide(known(), 130, 0.0, need=30) is None
+    assert admission.decide(known(), 129, 0.0, need=30) is Reason.MEMORY
 
 
 @pytest.mark.parametrize(
@@ -54,12 +45,12 @@ def test_what_a_request_needs_must_be_left_above_the_floor() -> None:
 )
 def test_what_matters_more_may_leave_less(lowest: int, priority: Priority, floor: int) -> None:
     admission = Admission(100, lowest=lowest)
-    assert admission.decide(warm(), floor, 0.0, priority=priority) is None
-    assert admission.decide(warm(), floor - 1, 0.0, priority=priority) is Reason.MEMORY
+    assert admission.decide(known(), floor, 0.0, priority=priority) is None
+    assert admission.decide(known(), floor - 1, 0.0, priority=priority) is Reason.MEMORY
 
 
 def test_only_what_starts_is_counted_in_flight() -> None:
-    admission, route = Admission(100), warm()
+    admission, route = Admission(100), known()
     assert admission.decide(route, 99, 0.0) is Reason.MEMORY
     assert (admission.in_flight, route.in_flight) == (0, 0)
     assert admission.decide(route, 100, 0.0) is None
@@ -69,7 +60,7 @@ def test_only_what_starts_is_counted_in_flight() -> None:
 
 
 def test_a_child_process_has_nothing_in_flight() -> None:
-    admission, route, new = Admission(0), warm(), Route()
+    admission, route, new = Admission(0), known(), Route()
     in_flight(admission, route, 3)
     whole = started(admission, new, 10 * COLD_COST, 0.0)
     admission.forget()
@@ -83,7 +74,7 @@ def test_a_child_process_has_nothing_in_flight() -> None:
 @pytest.mark.parametrize("priority", list(Priority))
 def test_no_more_than_the_cap_are_in_flight_of_all_classes_together(priority: Priority) -> None:
     admission = Admission(0, max_in_flight=3)
-    route, other = warm(), warm()
+    route, other = known(), known()
     in_flight(admission, other, 2)
     assert admission.decide(route, 0, 0.0, priority=priority) is None
     assert admission.decide(route, 0, 0.0, priority=priority) is Reason.IN_FLIGHT
@@ -93,13 +84,13 @@ def test_no_more_than_the_cap_are_in_flight_of_all_classes_together(priority: Pr
 
 def test_what_is_in_flight_elsewhere_counts_towards_the_cap() -> None:
     admission = Admission(0, max_in_flight=5)
-    assert admission.decide(warm(), 0, 0.0, elsewhere=4) is None
-    assert admission.decide(warm(), 0, 0.0, elsewhere=4) is Reason.IN_FLIGHT
-    assert admission.decide(warm(), 0, 0.0, elsewhere=3) is None
+    assert admission.decide(known(), 0, 0.0, elsewhere=4) is None
+    assert admission.decide(known(), 0, 0.0, elsewhere=4) is Reason.IN_FLIGHT
+    assert admission.decide(known(), 0, 0.0, elsewhere=3) is None
 
 
 def test_without_a_cap_what_is_in_flight_elsewhere_refuses_nothing() -> None:
-    assert Admission(0).decide(warm(), 0, 0.0, elsewhere=10**6) is None
+    assert Admission(0).decide(known(), 0, 0.0, elsewhere=10**6) is None
 
 
 # --- cold start ---
@@ -197,7 +188,7 @@ def test_a_class_is_not_new_any_more_after_some_thousands() -> None:
 
 
 def test_what_others_learned_is_worth_a_start_of_ones_own() -> None:
-    admission, route = Admission(0), warm()
+    admission, route = Admission(0), known()
     assert all(admission.decide(route, 0, 0.0) is None for _ in range(1000))
 
 
@@ -256,7 +247,7 @@ def test_a_class_that_loses_nothing_may_leave_less_and_less_down_to_the_lowest()
 
 
 def test_a_class_whose_requests_come_one_after_another_is_counted_too() -> None:
-    admission, route = Admission(1000, lowest=200), warm()
+    admission, route = Admission(1000, lowest=200), known()
     for request in range(40):
         assert admission.decide(route, 1000, request / 10) is None
         admission.ends(route, request / 10 + 0.05, lost=False, took=0.1)
@@ -313,10 +304,7 @@ def test_one_class_loses_nothing_of_its_floor_by_another() -> None:
 def test_a_paced_class_leaves_no_more_than_the_lowest_while_it_prevails() -> None:
     """For its pace, not the floor, answers to what it loses."""
     admission = Admission(1000, lowest=200)
-    other, unseen, paced = (
-        Route(Learned(floor=None, unseen=unseen, rate=rate, window=None))
-        for unseen, rate in ((0.0, None), (float(MIB), 10.0), (0.0, 10.0))
-    )
+    other, unseen, paced = (known(unseen, rate=rate) for unseen, rate in ((0.0, None), (float(MIB), 10.0), (0.0, 10.0)))
     assert [admission.floor_of(route) for route in (other, unseen, paced)] == [1000, 1000, 200]
     assert admission.floor_of(paced, patient=True) == 1000
     assert admission.decide(paced, 999, 0.0, patient=True) is Reason.MEMORY
@@ -339,7 +327,7 @@ def test_a_class_that_lost_some_before_it_was_measured_fills_memory_again_while_
     assert admission.floor_of(route, Priority.SHEDDABLE) == 400
     assert admission.floor_of(route, patient=True) == 1000
     # nor where most of what is in flight is not of this class, or what the guard does not see is known to be taken
-    other = warm()
+    other = known()
     in_flight(admission, other, 1)
     assert admission.floor_of(route) == 1000
     admission.ends(other, 0.1, lost=False, took=0.1)
@@ -361,14 +349,14 @@ def test_where_the_user_set_the_floor_no_class_has_one_of_its_own() -> None:
 
 def test_a_class_that_takes_memory_unseen_leaves_five_eighths_at_the_least() -> None:
     admission = Admission(1000, lowest=200)
-    route = Route(Learned(floor=200.0, unseen=float(MIB), rate=None, window=None))
+    route = known(float(MIB), floor=200.0)
     assert admission.floor_of(route) == 625
-    assert admission.floor_of(Route(Learned(floor=None, unseen=float(MIB), rate=None, window=None))) == 1000
+    assert admission.floor_of(known(float(MIB))) == 1000
 
 
 def test_a_near_miss_puts_its_floor_back() -> None:
     admission = Admission(16 * MIB, lowest=3 * MIB)
-    route = Route(Learned(floor=float(3 * MIB), unseen=float(MIB), rate=None, window=None))
+    route = known(float(MIB), floor=float(3 * MIB))
     in_flight(admission, route, 4)
     admission.read(40 * MIB, 0, 0.0)
     admission.read(9 * MIB, 0, 1.0)
@@ -379,7 +367,7 @@ def test_a_near_miss_puts_its_floor_back() -> None:
 
 def test_as_many_as_were_carried_may_be_in_flight_again_down_to_the_lowest() -> None:
     """What others left with the allocator is there for the next, though no reading shows it."""
-    admission, route = Admission(1000, lowest=200), Route(Learned(floor=800.0, unseen=0.0, rate=None, window=None))
+    admission, route = Admission(1000, lowest=200), known(floor=800.0)
     for _ in range(5):
         assert admission.decide(route, 900, 0.0) is None
     assert admission.decide(route, 300, 0.0) is Reason.MEMORY
@@ -389,7 +377,7 @@ def test_as_many_as_were_carried_may_be_in_flight_again_down_to_the_lowest() -> 
     assert admission.decide(route, 300, 0.1) is None
     assert admission.decide(route, 300, 0.1) is Reason.MEMORY
     # not among others, nor once one was lost with no more in flight
-    other = warm()
+    other = known()
     in_flight(admission, other, 3)
     admission.ends(route, 0.1, lost=False, took=0.1)
     assert admission.decide(route, 300, 0.1) is Reason.MEMORY
@@ -401,7 +389,7 @@ def test_as_many_as_were_carried_may_be_in_flight_again_down_to_the_lowest() -> 
 
 
 def test_but_not_before_it_has_a_floor_of_its_own() -> None:
-    admission, route = Admission(1000, lowest=200), warm()
+    admission, route = Admission(1000, lowest=200), known()
     for _ in range(5):
         assert admission.decide(route, 1000, 0.0) is None
     for _ in range(2):

@@ -1,18 +1,9 @@
 """Through the admission whose part it is."""
 
 import pytest
+from known import in_flight, known
 
-from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
-
-
-def warm() -> Route:
-    """A class that is not new any more, and of which nothing is known that binds."""
-    return Route(Learned(floor=None, unseen=0.0, rate=None, window=None))
-
-
-def in_flight(admission: Admission, route: Route, number: int) -> None:
-    for _ in range(number):
-        admission.starts(route)
+from resource_monitor.admission import Admission, Priority, Reason, Route
 
 
 def lag(admission: Admission, lateness: float, since: float, until: float) -> None:
@@ -25,7 +16,7 @@ def lag(admission: Admission, lateness: float, since: float, until: float) -> No
 
 def lagging(number: int = 10) -> tuple[Admission, Route]:
     """So many are in flight at a lagging event loop."""
-    admission, route = Admission(0), warm()
+    admission, route = Admission(0), known()
     in_flight(admission, route, number)
     lag(admission, 0.1, 1000.0, 1000.7)
     return admission, route
@@ -61,7 +52,7 @@ def test_work_that_went_meanwhile_is_not_what_is_cut() -> None:
 
 
 def test_what_was_in_flight_in_the_mean_is_cut_and_not_what_is_at_the_moment() -> None:
-    admission, route = Admission(0), warm()
+    admission, route = Admission(0), known()
     in_flight(admission, route, 10)
     for at in (1000.15, 1000.3, 1000.45):
         admission.lagged(0.1, at)
@@ -88,7 +79,7 @@ def test_one_late_beat_is_no_lag_be_it_the_first_or_after_idling() -> None:
 
 def test_what_idles_does_not_lag_any_more() -> None:
     """Nobody looks then, and bursts that are short would never be looked at for long enough."""
-    admission, route = Admission(0), warm()
+    admission, route = Admission(0), known()
     in_flight(admission, route, 1)
     lag(admission, 0.3, 1000.0, 1001.0)
     assert admission.latency.cap == 1
@@ -111,7 +102,7 @@ def test_one_beat_that_comes_in_time_says_that_the_loop_does_not_lag() -> None:
 
 
 def test_a_loop_that_was_stuck_for_long_lags() -> None:
-    admission, route = Admission(0), warm()
+    admission, route = Admission(0), known()
     in_flight(admission, route, 10)
     admission.lagged(2.0, 1002.0)
     assert admission.latency.cap == 8
@@ -125,14 +116,14 @@ def queue_of(admission: Admission, queued: int, accepted: int, since: float = 10
 
 def test_connections_that_wait_for_long_have_the_work_cut_a_little() -> None:
     admission = Admission(0)
-    in_flight(admission, warm(), 10)
+    in_flight(admission, known(), 10)
     queue_of(admission, 32, 10)  # of 200 a second 32 wait, for 160 ms each
     assert admission.latency.cap == 9.5
 
 
 def test_a_loop_that_is_late_as_well_is_cut_by_more() -> None:
     admission = Admission(0)
-    in_flight(admission, warm(), 10)
+    in_flight(admission, known(), 10)
     for beat in range(12):
         admission.lagged(0.06, 1000.0 + 0.11 * beat, queued=100, decided=beat)
     assert admission.latency.cap is not None
@@ -141,14 +132,14 @@ def test_a_loop_that_is_late_as_well_is_cut_by_more() -> None:
 
 def test_connections_that_are_accepted_soon_are_none() -> None:
     admission = Admission(0)
-    in_flight(admission, warm(), 10)
+    in_flight(admission, known(), 10)
     queue_of(admission, 28, 10)
     assert admission.latency.cap is None
 
 
 def test_connections_of_which_none_is_accepted_wait_for_long() -> None:
     admission = Admission(0)
-    in_flight(admission, warm(), 10)
+    in_flight(admission, known(), 10)
     queue_of(admission, 4, 0)
     assert admission.latency.cap == 9.5
 
@@ -156,7 +147,7 @@ def test_connections_of_which_none_is_accepted_wait_for_long() -> None:
 def test_other_processes_accept_as_many() -> None:
     admission = Admission(0)
     admission.read(1 << 30, 0, 999.0, others=1)
-    in_flight(admission, warm(), 10)
+    in_flight(admission, known(), 10)
     queue_of(admission, 32, 10)
     assert admission.latency.cap is None
     queue_of(admission, 64, 10, since=1001.0)
@@ -172,7 +163,7 @@ def test_what_waits_at_the_first_beat_has_no_rate_yet() -> None:
 
 def test_other_classes_start_their_first_request_and_critical_ones_start_all() -> None:
     admission, route = lagging()
-    ping = warm()
+    ping = known()
     assert admission.decide(ping, 0, 1001.0) is None
     assert admission.decide(ping, 0, 1001.0) is Reason.LATENCY
     assert admission.decide(route, 0, 1001.0, priority=Priority.CRITICAL) is None

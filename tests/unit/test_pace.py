@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from known import in_flight, known
 from simulated import FLOOR, LOWEST, MB, Job, Service, Step, poisson
 
 from resource_monitor.admission import GAIN, Admission, Learned, Priority, Reason, Route
@@ -282,7 +283,7 @@ def counted(
 ) -> tuple[Admission, Route]:
     """A class at ``rate``/s, of which so many end evenly within ``seconds``, after some more were refused. It ``lost``
     some before, and none for so many counts as it is ``calm``."""
-    admission, route = Admission(40 * MB), Route(Learned(floor=None, unseen=unseen, rate=rate, window=None))
+    admission, route = Admission(40 * MB), known(unseen, rate=rate)
     route.lost, route._calm = lost, calm
     admission.read(240 * MB, 0, 0.0)
     for count in range(counts):
@@ -360,9 +361,7 @@ def test_a_class_speeds_up_as_before_where_others_fill_the_memory() -> None:
         route.lost = 1
         for _ in range(2 * 20):
             assert admission.decide(route, 240 * MB, 1.0 + route.in_flight / 100) in (None, Reason.PACE)
-        other = Route(Learned(floor=None, unseen=0.0, rate=None, window=None))
-        for _ in range(others):
-            admission.starts(other)
+        in_flight(admission, known(), others)
         admission.read(41 * MB, 199 * MB, 1.5)
         while admission.decide(route, 41 * MB, 1.5) is None:
             pass

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from granted import MOST_BODY, asked, door, know_all_classes, scope, unasked
+from known import known
 from machine import MIB, Machine, Service
 
 from resource_monitor import Resource, counts, reserve
@@ -25,10 +26,6 @@ from resource_monitor.sampling import Sampler
 
 FLOOR = 16 * MIB
 PLENTY = 200 * MIB
-
-
-def known(**learned: Any) -> Route:
-    return Route(Learned(**{"floor": None, "unseen": 0.0, "rate": None, "window": None, **learned}))
 
 
 MONOTONIC = time.monotonic

@@ -3,26 +3,21 @@
 import random
 
 import pytest
+from known import in_flight, known
 from simulated import LOWEST, MB, Job, Service, Step, poisson
 
-from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
+from resource_monitor.admission import Admission, Priority, Reason, Route
 
 FLOOR = 16 * MB
 LEAST = 1 << 17
 LOADED = FLOOR // 2
 
 
-def known(unseen: float = 0.0) -> Route:
-    """A class that is not new, whose requests are known to take so much unseen."""
-    return Route(Learned(floor=None, unseen=unseen, rate=None, window=None))
-
-
 def busy(*routes: tuple[Route, int]) -> Admission:
     """So many of each class are in flight, what the first ones load is loaded, and 200 MB are left."""
     admission = Admission(FLOOR)
     for route, number in routes:
-        for _ in range(number):
-            admission.starts(route)
+        in_flight(admission, route, number)
     admission.read(200 * MB + LOADED, 0, -1.0)
     admission.read(200 * MB, 0, 0.0)
     return admission
