@@ -53,7 +53,7 @@ class Sharing:
             and 0 <= now - self._told_at < interval
         ):
             return counted
-        _publish(self._table)
+        _lock.soon(_publish_all, self._table)
         self._told, self._told_at = (to_come, in_flight), now
         return in_flight
 
@@ -101,16 +101,12 @@ class OtherWorkers:
     def tell(self) -> None:
         """Have them know what is promised here."""
         if _table is not None:
-            _publish(_table)
-
-
-def _publish(table: WorkerTable) -> None:
-    """What all apps will take that shows in no reading yet, and how many requests they have in flight."""
-    _lock.soon(_publish_all, table)
+            _lock.soon(_publish_all, _table)
 
 
 def _publish_all(table: WorkerTable) -> None:
-    """The same, with the lock held."""
+    """Tell what all apps will take that shows in no reading yet, and how many requests they have in flight; the lock is
+    held."""
     parts = _living_parts()
     ledgers = {id(part._ledger): part._ledger for part in parts}
     to_take = sum(part._mine[0] for part in parts) + sum(ledger.unshown for ledger in ledgers.values())

@@ -170,9 +170,8 @@ class Promise:
 
     def resize(self, size: int) -> None:
         """Promise ``size`` from now on."""
-        if size != self.size:
-            with self.ledger._lock:
-                self._resize(size)
+        with self.ledger._lock:
+            self._resize(size)
 
     def _resize(self, size: int) -> None:
         """The same, with the lock held."""
