@@ -21,18 +21,21 @@ from machine import MIB, Clock, Machine, Service
 
 from resource_monitor import reservation, sampling
 from resource_monitor._native._turn import Turn
-from resource_monitor.admission import Learned, Priority, Reason, Route
+from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
 from resource_monitor.errors import MemoryPressure
 from resource_monitor.limits import UNBOUNDED
 from resource_monitor.middleware import gate as gates
 from resource_monitor.middleware import readings
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.middleware.readings import DEFAULT_MIN_AVAILABLE
 from resource_monitor.middleware.standing import Standing
 from resource_monitor.reservation import Reservation, reserve
+from resource_monitor.units import parse_amount
 
 PATHS = ["/a", "/b", "/c/1", "/c/2", "/livez"]
 SIZES = st.integers(0, 64 * MIB)
+GUARDED = 8 * MIB
 # between which every constant of admission's lies
 SECONDS = st.sampled_from([0.0, 0.001, 0.05, 0.3, 0.6, 1.1, 6.0])
 
@@ -82,13 +85,13 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.patch.setattr(gates, "time", SimpleNamespace(monotonic=self.clock))
         self.patch.setattr(gates, "passed", lambda: self.passed)
         self.patch.setattr(readings, "ensure_installed", lambda monitor: None)
-        self.patch.setattr(readings, "guarded_floor", lambda: 8 * MIB)
+        self.patch.setattr(readings, "guarded_floor", lambda: GUARDED)
         if known:  # to another worker: else no class is ever so well known that it gets a grant
             self.patch.setattr(Gate, "_learned", lambda gate, name: Learned(None, 0.0, None, None))
         self.patch.setattr(reservation, "os", SimpleNamespace(getpid=lambda: self.pid))
         self.service = Service(Machine(self.root / "machine"), self.clock)
         self.used, self.limit = 32 * MIB, 256 * MIB
-        self.max_in_flight = max_in_flight
+        self.max_in_flight, self.guarded, self.min_available = max_in_flight, guarded, min_available
         self.blind_is_open = on_probe_error == "admit"
         self.gate = Gate(
             monitor=self.service.monitor,
@@ -139,6 +142,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             with gate._lock, gate.turns:
                 route = gate._routes.find("GET", path)
                 admission, alike = copy.deepcopy((gate._admission, route))
+            self.fit(admission)  # as whoever asks does first
             assert gate._ledger is not None
             left = gate._ledger.left(self.headroom)
             scope = {"type": "http", "method": "GET", "path": path, "headers": []}
@@ -152,6 +156,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             assert admission.decide(alike, left, self.clock(), need=self.cost) is None
             assert not admission.admitted(left, self.clock())
             assert admission.pressure is pressure
+            assert (gate._admission.floor, gate._admission.lowest) == (admission.floor, admission.lowest)
 
     @rule(path=st.sampled_from(PATHS), count=st.integers(1, 30))
     def request_and_more_unasked(self, path: str, count: int) -> None:
@@ -356,6 +361,14 @@ class AdmissionMachine(RuleBasedStateMachine):
             return Reason.IN_FLIGHT
         slow = admission.latency.cap is not None and route.in_flight and admission.in_flight >= admission.latency.cap
         return Reason.LATENCY if slow and priority is not Priority.CRITICAL else None
+
+    def fit(self, admission: Admission) -> None:
+        """Have it leave what is to be left of the limit of this moment."""
+        floor = parse_amount(DEFAULT_MIN_AVAILABLE if self.min_available is None else self.min_available).of(self.limit)
+        lowest = min(floor, GUARDED * 2 // 5) if self.guarded and self.min_available is None else floor
+        if (floor, lowest) != (admission.floor, admission.lowest):
+            admission.floor, admission.lowest = floor, lowest
+            admission.rebase()
 
     @property
     def headroom(self) -> int:
