@@ -1,5 +1,6 @@
 """A directory tree that stands in for a machine: real files, read by the real readers through ``root=``."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -14,6 +15,12 @@ V1_UNLIMITED = 9223372036854771712
 def descriptors() -> set[int]:
     """The open ones, without the one that lists them."""
     return {int(name) for name in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{name}")}
+
+
+def descriptors_to_compare_with() -> set[int]:
+    """The same, once those are closed that only garbage had, such as what another test left."""
+    gc.collect()
+    return descriptors()
 
 
 class Clock:

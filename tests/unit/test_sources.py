@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine import GIB, MIB, V1_UNLIMITED, Machine, descriptors
+from machine import GIB, MIB, V1_UNLIMITED, Machine, descriptors, descriptors_to_compare_with
 
 from resource_monitor.errors import ProbeError
 from resource_monitor.limits import (
@@ -695,7 +695,7 @@ def test_limits_that_speak_of_the_same_file_share_its_descriptor(machine: Machin
     machine.rlimits(address_space=1 * GIB)
     machine.statm()
     machine.write("/sys/fs/cgroup/memory.high", f"{120 * MIB}\n")
-    before = descriptors()
+    before = descriptors_to_compare_with()
     reader = memory(machine, declared=1 * GIB)
     opened = [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in descriptors() - before]
     assert len(kinds(reader)) == 7
@@ -740,7 +740,7 @@ def test_this_process_s_own_limits_are_those_that_its_file_tells(
 
 
 def test_this_process_s_own_limits_need_no_file() -> None:
-    before = descriptors()
+    before = descriptors_to_compare_with()
     readers = memory_limits(), open_file_limits()
     opened = [os.readlink(f"/proc/self/fd/{descriptor}") for descriptor in descriptors() - before]
     assert readers
