@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 import weakref
@@ -46,6 +47,10 @@ _ALONE = Others(promised=0, in_flight=0, workers=0)
 # more than LITTLE before they are told, and stands no longer than so many seconds, but for classes that nothing binds;
 # and what is left may be more than C counts.
 _BESIDE_OTHERS, _COUNTED_MOST = 0.005, 1 << 62
+
+# Where a reading finds what the last one found, a grant lasts on for so many seconds in all: as long as what was done
+# under it can wait to be told, and a worker without others need not tell these anything.
+_LASTS_ON = 0.25
 
 # Where refusals come in close succession they stand for so many seconds also when the reading is too old to let anybody
 # in: to read for every few of them would take what could refuse more. What ends meanwhile opens the door all the same.
@@ -128,6 +133,7 @@ class Gate:
         self._lock = DeferringLock()
         self._in_flight = self._admitted = self._wasted = self._exempt = self._probe_errors = 0
         self._seen = -1
+        self._granted_at = -math.inf
         self._standing = Standing()
         self._refused_at: float | None = None
         self._left = 0
@@ -455,9 +461,12 @@ class Gate:
     def renew(self, lane: Lane) -> None:
         """Read anew, and grant ``lane`` again what its requests may do; where they may not, each is asked for."""
         grants = self.turns.grants
-        look = None
-        with suppress(ProbeError):
+        try:
             look = self._look()
+        except ProbeError:
+            look = None
+        if look is not None and self._is_as_before(look[0]) and self.turns.prolong(look[1], grants):
+            return
         with self._lock:
             if self.turns.grants != grants:
                 return  # another thread was faster
@@ -470,6 +479,15 @@ class Gate:
                 left, others = self._left_for(lane, headroom, now)
                 self._grant(lane, left, fresh_until, now, others)
                 self._tell(now)
+
+    def _is_as_before(self, headroom: int) -> bool:
+        """Whether what was granted a moment ago would be granted again, and nobody waits to be told of its use."""
+        now = time.monotonic()
+        return (
+            headroom == self._seen
+            and 0 <= now - self._granted_at < _LASTS_ON
+            and (self._sharing is None or self._sharing.is_alone(now))
+        )
 
     def _left_for(self, lane: Lane, headroom: int, now: float, *, promises: bool = False) -> tuple[int, Others]:
         """What is left of ``headroom`` for requests of ``lane``, which may make ``promises``, and what other processes
@@ -505,6 +523,7 @@ class Gate:
         admission = self._admission
         grant = admission.grant(lane.route, left, others=others.workers)
         if grant is None:
+            self._granted_at = -math.inf
             self.turns.revoke(lane)
             return
         until, spare = fresh_until, min(grant.spare, _COUNTED_MOST)
@@ -512,6 +531,7 @@ class Gate:
             spare = min(spare, LITTLE)
             if not grant.unbound or (self._ledger is not None and self._ledger.promised):
                 until = min(until, now + _BESIDE_OTHERS)
+        self._granted_at = now
         self.turns.grant(lane, admission.era, until, spare, grant.unanswered, grant.starts, grant.unbound)
 
     def _settle(self) -> None:

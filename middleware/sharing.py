@@ -64,6 +64,11 @@ class Sharing:
         self._alone = not others.workers
         return others
 
+    def is_alone(self, now: float) -> bool:
+        """Whether there were no other workers when that was last looked after, a moment ago, and none came since."""
+        with _lock:
+            return self._table.is_alone(now)
+
     def teach(self, routes: Callable[[], Iterable[tuple[str, Route]]], now: float) -> None:
         """Leave what was learned of ``routes`` for a worker that starts, if that was not done a moment ago."""
         if now < self._learned_due:

@@ -136,6 +136,16 @@ class WorkerTable:
         self._others = Others(promised, in_flight, workers, passed, int.from_bytes(self._roster))
         return self._others
 
+    def is_alone(self, now: float) -> bool:
+        """Whether the last census, no more than 0.25 s ago, found nobody else, and nobody came or left since."""
+        file = self._file
+        return (
+            file is not None
+            and not self._living
+            and 0 <= now - self._census_at < _CENSUS
+            and worker_slots.roster(file.content) == self._roster
+        )
+
     def learned(self, name: str, now: float) -> Record | None:
         """What a worker, maybe dead by now, has left of the route class in the last ten minutes; the latest."""
         latest, found = now - _MEMORY, None

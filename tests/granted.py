@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from machine import Service
 
 from resource_monitor._native._turn import Door, Lane, Turn
 from resource_monitor.admission import Learned
@@ -11,6 +12,8 @@ from resource_monitor.middleware import MemoryBackpressureMiddleware
 from resource_monitor.middleware.asgi_body import CountedReceive
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
+from resource_monitor.sampling import Sampler
+from resource_monitor.workers import Others
 
 
 def know_all_classes(patch: pytest.MonkeyPatch) -> None:
@@ -63,3 +66,35 @@ def unasked(door: Door, *what: Any, **more: Any) -> Turn | None:
 def entered(middleware: MemoryBackpressureMiddleware) -> int:
     """How many came in unasked on the last event loop."""
     return 0 if middleware.door is None else middleware.door.entered
+
+
+LASTS_ON = 0.25
+"""Seconds after which what was done under grants is told with the next reading, whatever that finds."""
+
+
+def outlive(reading: Sampler, service: Service) -> None:
+    """Wait until ``reading`` is just too old."""
+    service.clock.pass_(reading.fresh_until - service.clock() + 1e-6)
+
+
+class Beside:
+    """So many other workers, which promised so many bytes, and what they were told to be in flight here."""
+
+    def __init__(self, *, workers: int = 1) -> None:
+        self.workers, self.promised = workers, 0
+        self.told: list[int] = []
+
+    def tell(self, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
+        self.told.append(in_flight)
+        return in_flight
+
+    def teach(self, routes: Any, now: float) -> None: ...
+
+    def learned(self, name: str, now: float) -> Learned:
+        return Learned(None, 0.0, None, None)
+
+    def is_alone(self, now: float) -> bool:
+        return not self.workers
+
+    def others(self, now: float, *, at_once: bool = False) -> Any:
+        return Others(promised=self.promised, in_flight=7 * self.workers, workers=self.workers)

@@ -112,7 +112,7 @@ class Turns:
         """Requests that started under grants less those that ended, since both were last taken."""
     @property
     def grants(self) -> int:
-        """How many were given so far."""
+        """How often one was given or prolonged so far."""
     @property
     def closed(self) -> bool: ...
     @property
@@ -140,6 +140,9 @@ class Turns:
     ) -> None:
         """Let so many requests of ``lane`` start until then, as long as they and others promise no more than ``spare``
         and no more than ``unanswered`` of them have no answer yet."""
+    def prolong(self, until: float, grants: int, /) -> bool:
+        """Have what was granted to all classes that nothing binds last until then, unless anything was granted since
+        there were so many :attr:`grants`, or revoked, or the turns are closed. Whether it does."""
     def revoke(self, lane: Lane, /) -> None:
         """Let none of them start any more."""
     def stand(self, lane: Lane, need: int, until: float, latest: float, returns: int, /) -> None:

@@ -27,6 +27,9 @@ class Table:
     def publish_routes(self, records: dict[str, Any], now: float) -> None:
         self.records = records
 
+    def is_alone(self, now: float) -> bool:
+        return not self.workers
+
     def others(self, now: float, *, at_once: bool = False) -> Others:
         return Others(promised=self.promised, in_flight=0, workers=self.workers)
 
@@ -115,6 +118,11 @@ def test_without_others_a_number_that_changes_is_told_four_times_a_second() -> N
     assert tell(one, 0, 3, 1.251) == 3
     assert tell(one, 0, 0, 1.252) == 0
     assert table.published == [(0, 1), (0, 3), (0, 0)]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_whether_there_are_others_the_table_knows(workers: int) -> None:
+    assert part(Table(workers)).is_alone(0.0) is not bool(workers)
 
 
 def test_whoever_comes_is_told_at_once() -> None:

@@ -9,20 +9,19 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from granted import MOST_BODY, asked, door, know_all_classes, scope, unasked
+from granted import LASTS_ON, MOST_BODY, Beside, asked, door, know_all_classes, outlive, scope, unasked
 from known import known
 from machine import MIB, Machine, Service
 
 from resource_monitor import Resource, counts, reserve
 from resource_monitor._native._turn import Door, Lane, Turn
-from resource_monitor.admission import Admission, Learned, Priority, Reason, Route
+from resource_monitor.admission import Admission, Priority, Reason, Route
 from resource_monitor.counts import CountMonitor
 from resource_monitor.limits import open_file_limits
 from resource_monitor.middleware import gate as module
 from resource_monitor.middleware.asking import Ask
 from resource_monitor.middleware.gate import Admitted, Gate
 from resource_monitor.monitor import MemoryMonitor
-from resource_monitor.sampling import Sampler
 
 FLOOR = 16 * MIB
 PLENTY = 200 * MIB
@@ -303,11 +302,6 @@ def test_the_first_request_is_asked_for_and_those_like_it_are_not(gate: Gate, wa
     assert unasked(way, "/users/2", "DELETE") is None
 
 
-def outlive(reading: Sampler, service: Service) -> None:
-    """Wait until ``reading`` is just too old."""
-    service.clock.pass_(reading.fresh_until - service.clock() + 1e-6)
-
-
 def test_a_grant_ends_with_the_reading_and_is_renewed_by_the_next(gate: Gate, way: Door, service: Service) -> None:
     asked(gate)
     assert gate.turns.grants == 1
@@ -394,7 +388,7 @@ def test_it_is_not_while_what_was_done_cannot_be_told_but_once_it_can(
     let_in(way)
     with monkeypatch.context() as patch:
         patch.setattr(Admission, "settle", fail)
-        outlive(service.monitor, service)
+        service.clock.pass_(LASTS_ON)
         assert unasked(way) is None
         assert gate.turns.grants == 1
         assert gate.attempt(Ask("GET", "/")) is Reason.MEMORY
@@ -1013,26 +1007,6 @@ def test_what_is_told_has_its_times(gate: Gate, way: Door, service: Service) -> 
     assert used[:6] == (gate._routes.find("GET", "/"), 3, 3, 2, 1, 3)
     assert [round(at - begin, 6) for at in used[6:]] == [0.001, 0.004, 0.006]
     assert gate.turns.take() is None
-
-
-class Beside:
-    """So many other workers, which promised so many bytes, and what they were told to be in flight here."""
-
-    def __init__(self, *, workers: int = 1) -> None:
-        self.workers, self.promised = workers, 0
-        self.told: list[int] = []
-
-    def tell(self, to_take: int, in_flight: int, now: float, *, exactly: bool) -> int:
-        self.told.append(in_flight)
-        return in_flight
-
-    def teach(self, routes: Any, now: float) -> None: ...
-
-    def learned(self, name: str, now: float) -> Learned:
-        return Learned(None, 0.0, None, None)
-
-    def others(self, now: float, *, at_once: bool = False) -> Any:
-        return module.Others(promised=self.promised, in_flight=7 * self.workers, workers=self.workers)
 
 
 def test_other_workers_are_told_once_nothing_is_in_flight(gate: Gate, way: Door) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machine import MIB, Machine, descriptors
+from machine import MIB, Machine, descriptors, descriptors_to_compare_with
 from worker_process import Worker
 
 from resource_monitor import worker_slots
@@ -102,6 +102,23 @@ def test_a_worker_that_joins_is_seen_a_millisecond_later(open_table: Open) -> No
     assert one.others(NOW + 0.0011) == Others(100, 1, 1)
 
 
+def test_one_who_was_found_alone_is_it_until_anybody_comes_or_it_is_time_to_look_again(open_table: Open) -> None:
+    one, two = open_table(), open_table()
+    assert not one.is_alone(NOW), "nobody looked yet"
+    one.others(NOW)
+    assert one.is_alone(NOW + 0.2)
+    assert not one.is_alone(LATER)
+    two.publish(0, 0)
+    assert not one.is_alone(NOW + 0.2)
+    one.others(NOW + 0.2)
+    assert not one.is_alone(NOW + 0.2)
+    two.close()
+    one.others(NOW + 0.2, at_once=True)
+    assert one.is_alone(NOW + 0.2)
+    one.close()
+    assert not one.is_alone(NOW + 0.2)
+
+
 def test_a_clock_that_goes_backwards_does_no_harm(open_table: Open) -> None:
     one, two = open_table(), open_table()
     assert one.others(NOW) == NOBODY
@@ -125,7 +142,7 @@ def test_one_who_leaves_counts_no_more(open_table: Open) -> None:
 
 
 def test_a_closed_table_does_nothing_more_and_keeps_nothing_open(open_table: Open, shm: Path) -> None:
-    before = descriptors()
+    before = descriptors_to_compare_with()
     table, other = open_table(), open_table()
     table.publish(1, 1)
     table.close()

@@ -626,9 +626,25 @@ static PyObject *turns_grant(Turns *self, PyObject *args)
         self->common_era = era;
         self->common_until = lane->until;
     }
+    self->grants++;
     self->spend++;
     self->spend_until = self->tab ? self->tab->gross + spare : spare;
     Py_RETURN_NONE;
+}
+
+/* Have what is granted to all that nothing binds last until then, unless anything was granted since so many `grants`, or
+ * somebody is about to change it. Whether it does. */
+static PyObject *turns_prolong(Turns *self, PyObject *args)
+{
+    double until;
+    unsigned long long grants;
+    if (!PyArg_ParseTuple(args, "dK:prolong", &until, &grants))
+        return NULL;
+    if (self->closed || self->grants != grants || !self->common_until || self->common_era != self->era)
+        Py_RETURN_FALSE;
+    self->common_until = (int64_t)(until * 1e9);
+    self->grants++;
+    Py_RETURN_TRUE;
 }
 
 /* What is granted to all that nothing binds ends too where one of them is granted nothing. */
@@ -820,6 +836,7 @@ static PyMethodDef turns_methods[] = {
     {"take", (PyCFunction)turns_take, METH_NOARGS, NULL},
     {"take_of", (PyCFunction)turns_take_of, METH_O, NULL},
     {"grant", (PyCFunction)turns_grant, METH_VARARGS, NULL},
+    {"prolong", (PyCFunction)turns_prolong, METH_VARARGS, NULL},
     {"stand", (PyCFunction)rm_turns_stand, METH_VARARGS, NULL},
     {"refuse", (PyCFunction)rm_turns_refuse_one, METH_VARARGS, NULL},
     {"refuse_http", (PyCFunction)rm_turns_refuse_http, METH_O, NULL},
@@ -834,7 +851,7 @@ static PyMemberDef turns_members[] = {
     {"waiting", T_LONGLONG, offsetof(Turns, waiting), 0, NULL},
     {"told", T_LONGLONG, offsetof(Turns, told), 0, NULL},
     {"untold", T_LONGLONG, offsetof(Turns, untold), READONLY, NULL},
-    {"grants", T_ULONGLONG, offsetof(Turns, spend), READONLY, NULL},
+    {"grants", T_ULONGLONG, offsetof(Turns, grants), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };
 static PyGetSetDef turns_getset[] = {

@@ -104,6 +104,7 @@ typedef struct {
     int64_t waiting;
     int64_t spend_until;                /* of tab->gross */
     uint64_t spend;                     /* which grant set that */
+    uint64_t grants;                    /* given and prolonged */
     uint64_t era;
     uint64_t openings;                  /* as of Admission's, beyond which no refusal stands */
     int64_t refused, refused_at;        /* how many were since that was last told, and when the last was, ns */
