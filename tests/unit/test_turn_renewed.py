@@ -142,6 +142,15 @@ def test_nor_where_another_class_was_granted_nothing(watched: Watched) -> None:
     assert watched.asked_for() == 1
 
 
+def test_nor_where_what_all_were_granted_was_revoked_with_another_class(watched: Watched) -> None:
+    turns = watched.gate.turns
+    turns.revoke(turns.lane("POST", "/"))
+    assert watched.enter(), "its own grant stands"
+    watched.outlive()
+    assert watched.enter()
+    assert watched.asked_for() == 1
+
+
 def test_nor_beside_another_worker(watched: Watched) -> None:
     watched.gate._sharing = others = Beside(workers=0)  # type: ignore[assignment]
     watched.outlive()

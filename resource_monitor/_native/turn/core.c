@@ -323,7 +323,8 @@ bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now)
     int64_t until = until_of(turns, lane);
     *now = until ? rm_turns_now(turns, until) : -1;
     if (until && *now >= until && lane->unbound == turns->unbound) {
-        int64_t *end = turns->common_era == turns->era ? &turns->common_until : &lane->until;
+        bool common = turns->common_era == turns->era && turns->common_until; /* what was revoked stays so */
+        int64_t *end = common ? &turns->common_until : &lane->until;
         uint64_t spend = turns->spend;
         if (until != turns->meanwhile) /* that was longer already */
             *end = turns->meanwhile = until + MEANWHILE;
