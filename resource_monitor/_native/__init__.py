@@ -6,9 +6,4 @@ from resource_monitor._native._probe import ffi, lib
 
 __all__ = ["ffi", "lib"]
 
-_turn.use_guard(
-    *(
-        int(ffi.cast("uintptr_t", ffi.addressof(lib, name)))
-        for name in ("rm_guard_place", "rm_guard_thread_refusals", "rm_guard_passed")
-    )
-)
+_turn.use_guard(*(int(ffi.cast("uintptr_t", function)) for function in lib.rm_guard_functions))

@@ -718,6 +718,8 @@ u64 rm_guard_passed(void)
     return (u64)(atomic_load(&granted) - atomic_load(&budget));
 }
 
+void *const rm_guard_functions[3] = {rm_guard_place, rm_guard_thread_refusals, rm_guard_passed};
+
 /* Have every check write what passed so far into passed[0], and its complement into passed[1]; NULL ends it. A child made
  * by fork begins without. */
 void rm_guard_publish(u64 *passed)

@@ -42,4 +42,7 @@ int *rm_guard_place(void);
 unsigned long long rm_guard_thread_refusals(void);
 unsigned long long rm_guard_passed(void);
 void rm_guard_publish(unsigned long long *passed);
+/* rm_guard_place, rm_guard_thread_refusals and rm_guard_passed themselves: what cffi gives for the address of a function
+ * is one of its own, which calls that. */
+extern void *const rm_guard_functions[3];
 void rm_guard_refuse_every(unsigned int n);

@@ -10,11 +10,11 @@ from typing import Any
 from wsgiref.validate import validator
 
 import pytest
-from machine import Service
+from machine import MIB, Service
 
 from resource_monitor._native._turn import Response, SizedResponse
 from resource_monitor.guard import IN_APP, IN_SERVER, place
-from resource_monitor.middleware import ADMITTED, WSGIMemoryBackpressureMiddleware
+from resource_monitor.middleware import ADMITTED, WSGIMemoryBackpressureMiddleware, wsgi
 from resource_monitor.middleware.bodies import most_body
 
 Environ = dict[str, Any]
@@ -93,6 +93,24 @@ def test_the_app_answers(service: Service) -> None:
     assert server.body == b"hello, world"
     found = middleware.statistics()
     assert (found.admitted, found.wasted) == (2, 0)
+
+
+def test_what_was_promised_while_its_body_was_prepared_for_is_not_promised_again(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: list[Any] = []
+
+    def take_in(unread: Any, size: int) -> Any:
+        others.append(middleware(environ(cost=500 * MIB), Server().start_response))
+        return unread
+
+    monkeypatch.setattr(wsgi, "PromisedInput", take_in)
+    service.use(32 * MIB, limit=1 << 30)
+    middleware, server = wrap(service, answer, request_cost=lambda environ: environ.get("cost", 0)), Server()
+    server.serve(middleware, environ(cost=500 * MIB, CONTENT_LENGTH="7", **{"wsgi.input": io.BytesIO(b"1234567")}))
+    assert [type(other) for other in others] == [SizedResponse]
+    assert server.status == "503 Service Unavailable"
+    assert middleware.statistics().promised == 500 * MIB
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,7 @@
 #include "spares.h"
 #include "stepping.h"
 
-#include <pythread.h>
 #include <stddef.h>
-#include <string.h>
 #include <structmember.h>
 
 static PyTypeObject *door_type, *turn_type;
@@ -19,15 +17,22 @@ static PyObject *s_type, *s_http, *s_method, *s_path, *s_root_path, *s_headers, 
 
 /* ---- Turn ---- */
 
-/* What is to be stepped for something awaitable: itself where it is a coroutine; a new reference in place of the given. */
-static PyObject *steps_of(Door *door, PyObject *awaitable, bool *marked)
+/* What is to be stepped for something awaitable that is no coroutine; a new reference in place of the given. */
+static RM_COLD PyObject *coroutine_of(Door *door, PyObject *awaitable)
 {
-    *marked = awaitable && Py_TYPE(awaitable) == rm_coroutine_type;
-    if (!awaitable || *marked)
-        return awaitable;
     PyObject *coroutine = PyObject_CallFunctionObjArgs(door->awaited, awaitable, NULL);
     Py_DECREF(awaitable);
     return coroutine;
+}
+
+/* One left while others wait. */
+static RM_COLD int turn_left(Door *door)
+{
+    if (!door->left || door->thread != rm_place())
+        return 0;
+    PyObject *done = PyObject_CallNoArgs(door->left);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
 }
 
 /* The request is over; however often this is said. */
@@ -40,15 +45,9 @@ static int turn_end(Turn *self, bool quietly)
     door->in_flight--;
     Py_CLEAR(self->sender);
     Py_CLEAR(self->app);
-    Turns *turns = self->stay.turns;
-    Py_XINCREF(turns);
     int failed = rm_stay_leave(&self->stay, quietly);
-    if (!failed && !quietly && turns && turns->waiting && door->left && door->thread == PyThread_get_thread_ident()) {
-        PyObject *done = PyObject_CallNoArgs(door->left);
-        failed = done ? 0 : -1;
-        Py_XDECREF(done);
-    }
-    Py_XDECREF(turns);
+    if (RM_RARELY(door->turns->waiting) && !failed && !quietly)
+        failed = turn_left(door);
     Py_DECREF(door);
     return failed;
 }
@@ -59,38 +58,47 @@ static PyObject *turn_get_response(Turn *self, void *unused)
     return Py_NewRef(self->sender && self->sender->response ? self->sender->response : Py_None);
 }
 
+/* What Python does after an app that failed, or after an answer that it looked at; NULL: nothing. */
+static RM_COLD PyObject *after_odd(Turn *self, PyObject **error)
+{
+    Sender *sender = self->sender;
+    Door *door = self->door;
+    if (!sender)
+        return NULL;
+    Py_INCREF(sender); /* whoever has the request may have it leave meanwhile */
+    Py_INCREF(door);
+    PyObject *after = PyObject_CallFunctionObjArgs(
+        door->after, (PyObject *)self, *error ? *error : Py_None, sender->send, sender->scope, sender->receive, NULL);
+    Py_DECREF(door);
+    Py_DECREF(sender);
+    if (!after)
+        rm_replace_error(error);
+    else if (after == Py_None)
+        Py_CLEAR(after);
+    else
+        Py_CLEAR(*error); /* what it holds must be free by then */
+    return after;
+}
+
 /* The app is done, and the request leaves. True where something is to be stepped after that, in `inner`. */
 static bool turn_is_over(Turn *self, PySendResult *done, PyObject **result)
 {
-    PyObject *error = *done == PYGEN_ERROR ? rm_take_error() : NULL, *after = NULL;
+    PyObject *error = RM_RARELY(*done == PYGEN_ERROR) ? rm_take_error() : NULL, *after = NULL;
     Sender *sender = self->sender;
-    Door *door = self->door;
     Py_CLEAR(self->inner);
     Py_CLEAR(*result);
-    if (sender && (error || sender->response)) {
-        Py_INCREF(sender); /* whoever has the request may have it leave meanwhile */
-        Py_INCREF(door);
-        after = PyObject_CallFunctionObjArgs(
-            door->after, (PyObject *)self, error ? error : Py_None, sender->send, sender->scope, sender->receive, NULL);
-        Py_DECREF(door);
-        Py_DECREF(sender);
-        if (!after)
-            rm_replace_error(&error);
-        else if (after == Py_None)
-            Py_CLEAR(after);
-        else
-            Py_CLEAR(error); /* what it holds must be free by then */
-    }
-    if (turn_end(self, false)) {
+    if (RM_RARELY(error) || (sender && RM_RARELY(sender->response)))
+        after = after_odd(self, &error);
+    if (RM_RARELY(turn_end(self, false))) {
         rm_replace_error(&error);
         Py_CLEAR(after);
     }
     self->inner = after;
     self->marked = false;
-    if (after)
+    if (RM_RARELY(after))
         return true;
-    *done = error ? PYGEN_ERROR : PYGEN_RETURN;
-    if (error)
+    *done = RM_RARELY(error) ? PYGEN_ERROR : PYGEN_RETURN;
+    if (RM_RARELY(error))
         rm_set_error(error);
     else
         *result = Py_NewRef(Py_None);
@@ -102,9 +110,11 @@ static PySendResult turn_goes_on(Turn *self, PySendResult done, PyObject **resul
 {
     if (done == PYGEN_NEXT)
         return done;
-    if (done == PYGEN_ERROR)
+    if (RM_RARELY(done == PYGEN_ERROR))
         rm_ensure_error(); /* who awaits this would take it for the request's end, and never count it out */
-    return self->door && turn_is_over(self, &done, result) ? rm_step(self->inner, Py_None, false, IN_SERVER, result) : done;
+    if (RM_RARELY(!self->door) || !RM_RARELY(turn_is_over(self, &done, result)))
+        return done;
+    return rm_step(self->inner, Py_None, false, IN_SERVER, result);
 }
 
 static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
@@ -113,7 +123,7 @@ static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
     if (!self->inner) {
         PyObject *app = self->app;
         Sender *sender = self->sender;
-        if (!app || !sender || !self->door) {
+        if (RM_RARELY(!app) || RM_RARELY(!sender) || RM_RARELY(!self->door)) {
             PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited request");
             return PYGEN_ERROR;
         }
@@ -123,9 +133,10 @@ static PySendResult turn_step(Turn *self, PyObject *arg, PyObject **result)
         PyObject *running = RM_CALL(app, sender->scope, sender->receive, (PyObject *)sender);
         Py_DECREF(sender);
         Py_DECREF(app);
-        self->inner = steps_of(door, running, &self->marked);
+        self->marked = running && Py_TYPE(running) == rm_coroutine_type;
+        self->inner = running && RM_RARELY(!self->marked) ? coroutine_of(door, running) : running;
         Py_DECREF(door);
-        if (!self->inner)
+        if (RM_RARELY(!self->inner))
             return turn_goes_on(self, PYGEN_ERROR, result);
         arg = Py_None;
     }
@@ -239,7 +250,8 @@ static int turn_clear(Turn *self)
 static void turn_dealloc(Turn *self)
 {
     PyObject_GC_UnTrack(self);
-    turn_end(self, true); /* if nobody ran it to its end */
+    if (RM_RARELY(self->door))
+        turn_end(self, true); /* nobody ran it to its end */
     turn_clear(self);
     Py_XDECREF(self->stay.turns);
     Py_XDECREF(self->door);
@@ -281,45 +293,50 @@ static PyType_Spec turn_spec = {
 
 /* ---- Door ---- */
 
-/* How many bytes of body the headers announce; -1: more than `most`, or nobody knows. */
-static int64_t body_of(PyObject *scope, PyObject *method, int64_t most)
+/* The name of a header, or its value; borrowed, NULL: it is no pair. */
+static PyObject *part_of(PyObject *pair, Py_ssize_t which)
 {
-    PyObject *headers = PyDict_GetItemWithError(scope, s_headers);
-    bool list = headers && PyList_CheckExact(headers), tuple = headers && PyTuple_CheckExact(headers), announced = false;
+    if (RM_RARELY(!PyTuple_CheckExact(pair)))
+        return PyList_CheckExact(pair) && PyList_Size(pair) == 2 ? PyList_GetItem(pair, which) : NULL;
+    return RM_RARELY(PyTuple_Size(pair) != 2) ? NULL : PyTuple_GetItem(pair, which);
+}
+
+/* Whether a body may come without being announced, as from HTTP/2 on. */
+static RM_COLD bool may_be_unframed(PyObject *scope)
+{
+    PyObject *version = PyDict_GetItemWithError(scope, s_http_version);
+    return version && !(PyUnicode_CheckExact(version) && PyUnicode_GetLength(version) &&
+                        PyUnicode_ReadChar(version, 0) == '1');
+}
+
+/* How many bytes of body the headers announce; -1: more than `most`, or nobody knows. */
+static int64_t body_of(const Request *request, int64_t most)
+{
+    PyObject *headers = PyDict_GetItemWithError(request->carrier, s_headers);
     int64_t body = 0;
-    if (!list && !tuple)
+    bool list = headers && PyList_CheckExact(headers), announced = false;
+    if (RM_RARELY(!list) && !(headers && PyTuple_CheckExact(headers)))
         return -1;
     Py_ssize_t count = list ? PyList_Size(headers) : PyTuple_Size(headers);
     for (Py_ssize_t at = 0; at < count; at++) {
-        PyObject *pair = list ? PyList_GetItem(headers, at) : PyTuple_GetItem(headers, at), *name, *value;
-        if (PyTuple_CheckExact(pair) && PyTuple_Size(pair) == 2) {
-            name = PyTuple_GetItem(pair, 0);
-            value = PyTuple_GetItem(pair, 1);
-        } else if (PyList_CheckExact(pair) && PyList_Size(pair) == 2) {
-            name = PyList_GetItem(pair, 0);
-            value = PyList_GetItem(pair, 1);
-        } else {
-            return -1;
-        }
-        if (!PyBytes_CheckExact(name) || !PyBytes_CheckExact(value))
+        PyObject *pair = list ? PyList_GetItem(headers, at) : PyTuple_GetItem(headers, at), *name = part_of(pair, 0);
+        if (RM_RARELY(!name) || RM_RARELY(!PyBytes_CheckExact(name)))
             return -1;
         Py_ssize_t length = PyBytes_Size(name);
-        if (length == 17 && !memcmp(PyBytes_AsString(name), "transfer-encoding", 17))
+        if (RM_RARELY(length == 17) && !memcmp(PyBytes_AsString(name), "transfer-encoding", 17))
             return -1;
-        if (length == 14 && !memcmp(PyBytes_AsString(name), "content-length", 14)) {
-            body = announced ? -1 : rm_content_length(PyBytes_AsString(value), (size_t)PyBytes_Size(value), most);
+        if (RM_RARELY(length == 14) && !memcmp(PyBytes_AsString(name), "content-length", 14)) {
+            PyObject *value = part_of(pair, 1);
+            body = announced || !PyBytes_CheckExact(value)
+                ? -1 : rm_content_length(PyBytes_AsString(value), (size_t)PyBytes_Size(value), most);
             if (body < 0)
                 return -1;
             announced = true;
         }
     }
-    if (announced || RM_IS(method, "GET") || RM_IS(method, "HEAD"))
+    if (announced || RM_IS(request, "GET") || RM_IS(request, "HEAD"))
         return body;
-    /* from HTTP/2 on a body may come without either header */
-    PyObject *version = PyDict_GetItemWithError(scope, s_http_version);
-    return !version || (PyUnicode_CheckExact(version) && PyUnicode_GetLength(version) &&
-                        PyUnicode_ReadChar(version, 0) == '1')
-        ? 0 : -1;
+    return may_be_unframed(request->carrier) ? -1 : 0;
 }
 
 static Turn *turn_new(PyObject *app)
@@ -334,60 +351,64 @@ static Turn *turn_new(PyObject *app)
     return self;
 }
 
-/* Whether a scope is that of a plain request with a body of no more than `most` bytes; borrowed, NULL: no mount point. */
-static bool plain(
-    PyObject *scope, int64_t most, PyObject **method, PyObject **path, PyObject **mount, int64_t *body)
+/* Whether a scope is that of a plain request with a body of no more than `most` bytes. */
+static bool plain(PyObject *scope, int64_t most, Request *request)
 {
-    if (!PyDict_CheckExact(scope))
+    if (RM_RARELY(!PyDict_CheckExact(scope)))
         return false;
-    PyObject *kind = PyDict_GetItemWithError(scope, s_type);
-    *method = PyDict_GetItemWithError(scope, s_method);
-    *path = PyDict_GetItemWithError(scope, s_path);
-    *mount = PyDict_GetItemWithError(scope, s_root_path);
-    return kind && *method && *path && (kind == s_http || !PyUnicode_Compare(kind, s_http)) &&
-        PyUnicode_CheckExact(*method) && PyUnicode_CheckExact(*path) && (!*mount || PyUnicode_CheckExact(*mount)) &&
-        !RM_IS(*method, "OPTIONS") && (*body = body_of(scope, *method, most)) >= 0;
+    PyObject *kind = PyDict_GetItemWithError(scope, s_type), *method = PyDict_GetItemWithError(scope, s_method),
+             *path = PyDict_GetItemWithError(scope, s_path), *mount = PyDict_GetItemWithError(scope, s_root_path);
+    request->carrier = scope;
+    request->mount = mount;
+    if (RM_RARELY(!kind) || RM_RARELY(!method) || RM_RARELY(!path) ||
+        (RM_RARELY(kind != s_http) && PyUnicode_Compare(kind, s_http)) ||
+        RM_RARELY(!rm_name_request(request, method, path)) || (mount && RM_RARELY(!PyUnicode_CheckExact(mount))) ||
+        RM_IS(request, "OPTIONS"))
+        return false;
+    request->body = body_of(request, most);
+    return request->body >= 0;
 }
 
 bool rm_asgi_refuse(Turns *turns, PyObject *scope)
 {
-    PyObject *method, *path, *mount;
-    int64_t body;
-    return plain(scope, 0, &method, &path, &mount, &body) && rm_turns_refuse(turns, method, path, mount, 0);
+    Request request;
+    request.need = 0;
+    return plain(scope, 0, &request) && rm_turns_refuse(turns, &request);
+}
+
+/* Have a long body looked at as it comes; false, maybe with an error: its request may not start any more. */
+static RM_COLD bool takes_in(Door *self, Sender *sender, const Lane *lane, const Request *request)
+{
+    PyObject *receive = PyObject_CallFunction(self->take_in, "OL", sender->receive, (long long)request->body);
+    if (!receive)
+        return false;
+    Py_DECREF(sender->receive);
+    sender->receive = receive;
+    return rm_turns_ready(self->turns, lane, request);
 }
 
 /* A request's Turn, or NULL without an error where Python has to decide. */
 static Turn *enter(Door *self, PyObject *app, PyObject *scope, PyObject *receive, PyObject *send)
 {
     Turns *turns = self->turns;
-    PyObject *method, *path, *mount;
-    int64_t now, body, need = 0;
-    if (!self->thread || turns->closed || turns->waiting || self->thread != PyThread_get_thread_ident() ||
-        !plain(scope, self->most_body, &method, &path, &mount, &body))
+    Request request;
+    if (RM_RARELY(turns->closed) || RM_RARELY(turns->waiting) || RM_RARELY(self->thread != rm_place()) ||
+        RM_RARELY(!plain(scope, self->most_body, &request)))
         return NULL;
-    Lane *lane = rm_turns_lane(turns, method, path);
-    if (!lane || !rm_turns_open(turns, lane, self->renew, &now) || rm_turns_is_exempt(turns, lane, path, mount) ||
-        !rm_turns_need(turns, scope, body, &need))
-        return NULL;
-    /* before it is counted: there may be no memory for it */
+    /* before anything else: there may be no memory for it, and what is collected in its place may change what may start */
     Turn *turn = turn_new(app);
-    if (!turn)
+    if (RM_RARELY(!turn))
         return NULL;
-    receive = body <= RM_SHORT_BODY ? Py_NewRef(receive)
-                                    : PyObject_CallFunction(self->take_in, "OL", receive, (long long)body);
-    turn->sender = receive ? rm_sender_new(turn, scope, receive, send) : NULL;
-    Py_XDECREF(receive);
-    if (!turn->sender || PyDict_SetItem(scope, s_admitted, (PyObject *)turn)) {
+    turn->sender = rm_sender_new(turn, scope, receive, send);
+    Lane *lane = turn->sender ? rm_turns_open(turns, self->renew, &request) : NULL;
+    if (RM_RARELY(!lane) ||
+        (RM_RARELY(request.body > RM_SHORT_BODY) && !takes_in(self, turn->sender, lane, &request)) ||
+        RM_RARELY(PyDict_SetItem(scope, s_admitted, (PyObject *)turn))) {
         rm_restore_around((PyObject **)&turn->sender);
         Py_DECREF(turn);
         return NULL;
     }
-    if (!rm_turns_ready(turns, lane, now, need, body)) { /* what ran meanwhile, such as the user's functions, changed that */
-        Py_CLEAR(turn->sender);
-        Py_DECREF(turn);
-        return PyDict_DelItem(scope, s_admitted), NULL;
-    }
-    rm_turns_start(turns, lane, now, need, body, &turn->stay);
+    rm_turns_start(turns, lane, &request, &turn->stay);
     turn->door = (Door *)Py_NewRef((PyObject *)self);
     self->in_flight++;
     self->entered++;
@@ -428,14 +449,14 @@ static PyObject *door_enter(Door *self, PyObject *const *args, Py_ssize_t count)
 static PyObject *door_open(Door *self, PyObject *unused)
 {
     (void)unused;
-    self->thread = PyThread_get_thread_ident();
+    self->thread = rm_place();
     Py_RETURN_NONE;
 }
 
 static PyObject *door_shut(Door *self, PyObject *unused)
 {
     (void)unused;
-    self->thread = 0;
+    self->thread = NULL;
     Py_RETURN_NONE;
 }
 
@@ -494,7 +515,7 @@ static PyObject *door_new(PyTypeObject *type, PyObject *args, PyObject *options)
     self->renew = Py_NewRef(renew);
     self->take_in = Py_NewRef(take_in);
     self->most_body = most_body;
-    self->thread = 0;
+    self->thread = NULL;
     self->in_flight = self->entered = 0;
     PyObject_GC_Track(self);
     return (PyObject *)self;

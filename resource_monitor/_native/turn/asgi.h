@@ -16,7 +16,7 @@ typedef struct {
     PyObject *renew;        /* what grants a lane again */
     PyObject *take_in;      /* what the app receives with where a body is long, of the server's and its length */
     int64_t most_body;      /* bytes: one that announces more is Python's */
-    unsigned long thread;   /* the loop's, while it is seen how late it comes; 0 otherwise */
+    int *thread;            /* the loop's place, which no other thread has, while it is seen how late it comes; or NULL */
     long long in_flight;
     long long entered;
 } Door;

@@ -116,6 +116,14 @@ static PyType_Spec tab_spec = {
 
 /* ---- classes ---- */
 
+bool rm_name_request(Request *request, PyObject *method, PyObject *path)
+{
+    request->path = path;
+    return PyUnicode_CheckExact(method) && PyUnicode_CheckExact(path) &&
+        (request->method_text = PyUnicode_AsUTF8AndSize(method, &request->method_length)) &&
+        (request->path_text = PyUnicode_AsUTF8AndSize(path, &request->path_length));
+}
+
 /* The UTF-8 of a text, also of one that has none; `owner` is to be given back. */
 static const char *utf8(PyObject *text, Py_ssize_t *length, PyObject **owner)
 {
@@ -138,34 +146,38 @@ typedef struct {
     Py_ssize_t path;        /* where that begins */
 } Name;
 
-static bool name_of(PyObject *method, PyObject *path, Name *name)
+/* The name of a request's class; to be freed. */
+static bool name_class(const Request *request, Name *name)
 {
-    PyObject *owners[2] = {NULL, NULL};
-    Py_ssize_t method_length, path_length;
-    bool done = false;
-    const char *method_text = utf8(method, &method_length, &owners[0]);
-    const char *path_text = method_text ? utf8(path, &path_length, &owners[1]) : NULL;
-    if (path_text) {
-        size_t most = rm_name_most((size_t)method_length, (size_t)path_length);
-        name->text = most <= NAME_ROOM ? name->room : PyMem_Malloc(most);
-        if (name->text) {
-            name->length = (Py_ssize_t)rm_name(
-                method_text, (size_t)method_length, path_text, (size_t)path_length, name->text);
-            name->path = method_length + 1;
-            done = true;
-        } else {
-            PyErr_NoMemory();
-        }
+    size_t method_length = (size_t)request->method_length, path_length = (size_t)request->path_length;
+    size_t most = rm_name_most(method_length, path_length);
+    name->text = name->room;
+    if (RM_RARELY(most > NAME_ROOM) && !(name->text = PyMem_Malloc(most))) {
+        PyErr_NoMemory();
+        return false;
     }
-    Py_XDECREF(owners[0]);
-    Py_XDECREF(owners[1]);
-    return done;
+    name->length = (Py_ssize_t)rm_name(request->method_text, method_length, request->path_text, path_length, name->text);
+    name->path = request->method_length + 1;
+    return true;
 }
 
 static void name_free(Name *name)
 {
-    if (name->text != name->room)
+    if (RM_RARELY(name->text != name->room))
         PyMem_Free(name->text);
+}
+
+/* The same by any texts. */
+static bool name_of(PyObject *method, PyObject *path, Name *name)
+{
+    Request request;
+    PyObject *owners[2] = {NULL, NULL};
+    request.method_text = utf8(method, &request.method_length, &owners[0]);
+    request.path_text = request.method_text ? utf8(path, &request.path_length, &owners[1]) : NULL;
+    bool done = request.path_text && name_class(&request, name);
+    Py_XDECREF(owners[0]);
+    Py_XDECREF(owners[1]);
+    return done;
 }
 
 PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t count)
@@ -218,50 +230,61 @@ static Lane **slot_of(Turns *self, const char *text, Py_ssize_t length, uint64_t
     }
 }
 
-/* The lane of a class; with `make` a new one's too. Borrowed; NULL without an error where there is none yet. */
-static Lane *find_lane(Turns *self, PyObject *method, PyObject *path, bool make)
+/* The lane of a class, NULL where there is none yet. */
+static Lane *lane_of(Turns *self, const Name *name, uint64_t hash)
+{
+    Lane *lane = *slot_of(self, name->text, name->length, hash);
+    return RM_RARELY(!lane) && self->classes >= CLASSES ? self->others : lane;
+}
+
+Lane *rm_turns_lane(Turns *turns, const Request *request)
 {
     Name name;
-    if (!name_of(method, path, &name))
+    if (!name_class(request, &name))
         return NULL;
-    uint64_t hash = rm_name_hash(name.text, (size_t)name.length);
-    Lane *lane = *slot_of(self, name.text, name.length, hash);
-    if (!lane && self->classes >= CLASSES)
-        lane = self->others;
-    if (!lane && make) {
-        PyObject *text = PyUnicode_DecodeUTF8(name.text, name.length, "surrogatepass");
-        PyObject *route = text ? PyObject_CallFunctionObjArgs(self->make, text, NULL) : NULL;
-        lane = route ? lane_new(route, text) : NULL;
-        Py_XDECREF(route);
-        Py_XDECREF(text);
-        if (lane) {
-            lane->text = PyUnicode_AsUTF8AndSize(lane->name, &lane->length);
-            if (!lane->text) /* no text of UTF-8 */
-                PyErr_Clear();
-            lane->hash = hash;
-            lane->exempt = may_be_exempt(self, name.text + name.path, name.length - name.path);
-            Lane **slot = lane->text ? slot_of(self, name.text, name.length, hash) : NULL;
-            if (slot && !*slot && self->classes < CLASSES) {
-                *slot = self->order[self->classes++] = lane;
-            } else { /* what `make` ran was faster, or the name cannot be kept */
-                Py_DECREF(lane);
-                lane = slot && *slot ? *slot : self->others;
-            }
-        }
-    }
+    Lane *lane = lane_of(turns, &name, rm_name_hash(name.text, (size_t)name.length));
     name_free(&name);
     return lane;
 }
 
-Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path) { return find_lane(turns, method, path, false); }
+static Lane *make_lane(Turns *self, const Name *name, uint64_t hash)
+{
+    PyObject *text = PyUnicode_DecodeUTF8(name->text, name->length, "surrogatepass");
+    PyObject *route = text ? PyObject_CallFunctionObjArgs(self->make, text, NULL) : NULL;
+    Lane *lane = route ? lane_new(route, text) : NULL;
+    Py_XDECREF(route);
+    Py_XDECREF(text);
+    if (!lane)
+        return NULL;
+    lane->text = PyUnicode_AsUTF8AndSize(lane->name, &lane->length);
+    if (!lane->text) /* no text of UTF-8 */
+        PyErr_Clear();
+    lane->hash = hash;
+    lane->exempt = may_be_exempt(self, name->text + name->path, name->length - name->path);
+    Lane **slot = lane->text ? slot_of(self, name->text, name->length, hash) : NULL;
+    if (slot && !*slot && self->classes < CLASSES)
+        return *slot = self->order[self->classes++] = lane;
+    /* what `make` ran was faster, or the name cannot be kept */
+    Py_DECREF(lane);
+    return slot && *slot ? *slot : self->others;
+}
 
+/* The lane of a class, a new one's too. */
 static PyObject *turns_lane(Turns *self, PyObject *const *args, Py_ssize_t count)
 {
     if (count != 2 || !PyUnicode_Check(args[0]) || !PyUnicode_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "lane() takes a method and a path.");
         return NULL;
     }
-    return Py_XNewRef((PyObject *)find_lane(self, args[0], args[1], true));
+    Name name;
+    if (!name_of(args[0], args[1], &name))
+        return NULL;
+    uint64_t hash = rm_name_hash(name.text, (size_t)name.length);
+    Lane *lane = lane_of(self, &name, hash);
+    if (!lane)
+        lane = make_lane(self, &name, hash);
+    name_free(&name);
+    return Py_XNewRef((PyObject *)lane);
 }
 
 /* In the order in which they came, and last that of the classes beyond the bound. */
@@ -283,15 +306,19 @@ static int64_t time_of(clockid_t clock)
     return (int64_t)time.tv_sec * 1000000000 + time.tv_nsec;
 }
 
+static RM_COLD int64_t time_of_user(PyObject *clock)
+{
+    PyObject *seconds = PyObject_CallNoArgs(clock);
+    double now = seconds ? PyFloat_AsDouble(seconds) : -1.0;
+    Py_XDECREF(seconds);
+    return now == -1.0 && PyErr_Occurred() ? -1 : (int64_t)(now * 1e9);
+}
+
 /* The kernel keeps a coarse time, which is a quarter of the price and a tick late at most. */
 int64_t rm_turns_now(const Turns *turns, int64_t until)
 {
-    if (turns->clock) {
-        PyObject *seconds = PyObject_CallNoArgs(turns->clock);
-        double now = seconds ? PyFloat_AsDouble(seconds) : -1.0;
-        Py_XDECREF(seconds);
-        return now == -1.0 && PyErr_Occurred() ? -1 : (int64_t)(now * 1e9);
-    }
+    if (turns->clock)
+        return time_of_user(turns->clock);
     int64_t coarse = time_of(CLOCK_MONOTONIC_COARSE);
     return coarse + tick < until ? coarse : time_of(CLOCK_MONOTONIC);
 }
@@ -312,40 +339,40 @@ static bool covers(const Turns *turns, int64_t need, int64_t body)
     return left >= 0 && need <= left && (body <= RM_SHORT_BODY || body <= left / RM_BODY_PART);
 }
 
-bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now, int64_t need, int64_t body)
+/* Whether one that needs nothing may start. */
+static bool is_granted(const Turns *turns, const Lane *lane, int64_t now)
 {
     return now < until_of(turns, lane) && lane->starts > 0 && lane->unanswered > 0 && turns->room > 0 &&
-        !turns->closed && !turns->waiting && covers(turns, need, body);
+        !turns->closed && !turns->waiting;
 }
 
-bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now)
+bool rm_turns_ready(const Turns *turns, const Lane *lane, const Request *request)
 {
-    int64_t until = until_of(turns, lane);
-    *now = until ? rm_turns_now(turns, until) : -1;
-    if (until && *now >= until && lane->unbound == turns->unbound) {
-        bool common = turns->common_era == turns->era && turns->common_until; /* what was revoked stays so */
-        int64_t *end = common ? &turns->common_until : &lane->until;
-        uint64_t spend = turns->spend;
-        if (until != turns->meanwhile) /* that was longer already */
-            *end = turns->meanwhile = until + MEANWHILE;
-        PyObject *done = PyObject_CallFunctionObjArgs(renew, (PyObject *)lane, NULL);
-        if (turns->spend == spend && *end == turns->meanwhile)
-            *end = until; /* nothing was granted */
-        if (!done)
-            return false;
-        Py_DECREF(done);
-        *now = rm_turns_now(turns, until_of(turns, lane));
-    }
-    return *now >= 0 && rm_turns_ready(turns, lane, *now, 0, 0);
+    return is_granted(turns, lane, request->now) && covers(turns, request->need, request->body);
+}
+
+/* Have a grant that ended `until` then renewed; the time then, -1: an error. */
+static RM_COLD int64_t renewed(Turns *turns, Lane *lane, PyObject *renew, int64_t until)
+{
+    bool common = turns->common_era == turns->era && turns->common_until; /* what was revoked stays so */
+    int64_t *end = common ? &turns->common_until : &lane->until;
+    uint64_t spend = turns->spend;
+    if (until != turns->meanwhile) /* that was longer already */
+        *end = turns->meanwhile = until + MEANWHILE;
+    PyObject *done = PyObject_CallFunctionObjArgs(renew, (PyObject *)lane, NULL);
+    if (turns->spend == spend && *end == turns->meanwhile)
+        *end = until; /* nothing was granted */
+    if (!done)
+        return -1;
+    Py_DECREF(done);
+    return rm_turns_now(turns, until_of(turns, lane));
 }
 
 /* One of 64 bits for a length. */
 static int length_bit(Py_ssize_t length) { return length < 63 ? (int)length : 63; }
 
-int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount)
+static RM_COLD int is_exempt(Turns *turns, PyObject *path, PyObject *mount)
 {
-    if (!lane->exempt && !(mount && PyUnicode_GetLength(mount)))
-        return 0;
     Py_ssize_t length = PyUnicode_GetLength(path);
     bool plain = length == 1 || (length > 1 && PyUnicode_ReadChar(path, length - 1) != '/');
     if (!turns->exact || !plain || (mount && PyUnicode_GetLength(mount))) {
@@ -362,9 +389,16 @@ int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject 
     return found;
 }
 
-bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t body, int64_t *need)
+int rm_turns_is_exempt(Turns *turns, const Lane *lane, const Request *request)
 {
-    *need = turns->cost;
+    PyObject *mount = request->mount;
+    bool may_be = RM_RARELY(lane->exempt) || (mount && RM_RARELY(PyUnicode_GetLength(mount)));
+    return may_be ? is_exempt(turns, request->path, mount) : 0;
+}
+
+/* What a request needs besides its body, by the user's functions; false, maybe with an error: Python decides. */
+static RM_COLD bool asked_need(Turns *turns, PyObject *carrier, int64_t *need)
+{
     if (turns->priority_of) {
         PyObject *priority = RM_CALL(turns->priority_of, carrier);
         bool known = priority && (PyObject *)Py_TYPE(priority) == turns->priorities;
@@ -381,10 +415,29 @@ bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t body, int64_t *need)
         if (overflow || *need < 0)
             return false;
     }
-    if (*need > RM_NEED_MOST - body) /* sums of it are to be counted */
-        return false;
-    *need += body;
-    return covers(turns, *need, body);
+    return true;
+}
+
+Lane *rm_turns_open(Turns *turns, PyObject *renew, Request *request)
+{
+    Lane *lane = rm_turns_lane(turns, request);
+    int64_t until = lane ? until_of(turns, lane) : 0;
+    if (RM_RARELY(!until))
+        return NULL;
+    request->now = rm_turns_now(turns, until);
+    if (RM_RARELY(request->now >= until) && lane->unbound == turns->unbound)
+        request->now = renewed(turns, lane, renew, until);
+    request->need = turns->cost;
+    if (RM_RARELY(request->now < 0) || RM_RARELY(!is_granted(turns, lane, request->now)) ||
+        RM_RARELY(rm_turns_is_exempt(turns, lane, request)))
+        return NULL;
+    if (RM_RARELY(turns->priority_of || turns->cost_of) &&
+        !(asked_need(turns, request->carrier, &request->need) && is_granted(turns, lane, request->now)))
+        return NULL;
+    if (RM_RARELY(request->need > RM_NEED_MOST - request->body)) /* sums of it are to be counted */
+        return NULL;
+    request->need += request->body;
+    return covers(turns, request->need, request->body) ? lane : NULL;
 }
 
 static void touch(Turns *turns, Lane *lane)
@@ -396,11 +449,11 @@ static void touch(Turns *turns, Lane *lane)
     }
 }
 
-void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, int64_t body, Stay *stay)
+void rm_turns_start(Turns *turns, Lane *lane, const Request *request, Stay *stay)
 {
     touch(turns, lane);
     if (!lane->started++)
-        lane->first_start = now;
+        lane->first_start = request->now;
     int64_t more = lane->started - lane->ended - lane->lost;
     if (more > lane->most)
         lane->most = more;
@@ -410,14 +463,14 @@ void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, int64_t
     turns->untold++;
     turns->room--;
     if (turns->tab) {
-        turns->tab->gross += need;
-        turns->tab->untold += need;
+        turns->tab->gross += request->need;
+        turns->tab->untold += request->need;
     }
     stay->turns = (Turns *)Py_NewRef((PyObject *)turns);
     stay->lane = lane;
-    stay->began = now;
-    stay->need = turns->tab ? need : 0;
-    stay->body = turns->tab ? body : 0;
+    stay->began = request->now;
+    stay->need = turns->tab ? request->need : 0;
+    stay->body = turns->tab ? request->body : 0;
     stay->spend = turns->spend;
     stay->epoch = turns->epoch;
     stay->lost = stay->answered = false;
@@ -432,10 +485,8 @@ static void give_back(Turns *turns, Stay *stay, int64_t size)
         turns->tab->gross -= size;
 }
 
-void rm_stay_answered(Stay *stay)
+void rm_stay_answers(Stay *stay)
 {
-    if (!stay->turns || stay->answered)
-        return;
     stay->answered = true;
     if (stay->epoch == stay->turns->epoch) {
         touch(stay->turns, stay->lane);
@@ -451,23 +502,23 @@ int rm_stay_leave(Stay *stay, bool quietly)
     Turns *turns = stay->turns;
     Lane *lane = stay->lane;
     int failed = 0;
-    if (!turns)
+    if (RM_RARELY(!turns))
         return 0;
     rm_stay_answered(stay);
     stay->turns = NULL;
-    if (stay->epoch != turns->epoch) { /* of what was let in before a fork the child counts nothing */
+    if (RM_RARELY(stay->epoch != turns->epoch)) { /* of what was let in before a fork the child counts nothing */
         Py_DECREF(turns);
         return 0;
     }
     if (stay->need)
         give_back(turns, stay, stay->need);
-    int64_t now = quietly && turns->clock ? stay->began : rm_turns_now(turns, INT64_MAX);
-    if (now < 0) { /* a clock that fails tells no time */
+    int64_t now = RM_RARELY(quietly) && turns->clock ? stay->began : rm_turns_now(turns, INT64_MAX);
+    if (RM_RARELY(now < 0)) { /* a clock that fails tells no time */
         failed = -1;
         now = stay->began;
     }
     touch(turns, lane);
-    if (stay->lost) {
+    if (RM_RARELY(stay->lost)) {
         lane->lost++;
         turns->losses++;
         turns->era = 0; /* Admission has none such: every grant is revoked until Python knows of it */

@@ -11,16 +11,12 @@
 
 static PyTypeObject *sender_type;
 static Spares spares;
-static PyObject *s_status, *s_send;
+static PyObject *s_status, *s_send, *ok; /* that of most answers, of which CPython has but one object */
 
-static bool is_for_an_error(PyObject *message)
+static RM_COLD bool is_for_an_error(PyObject *message)
 {
-    PyObject *status;
-    if (PyDict_CheckExact(message)) {
-        status = Py_XNewRef(PyDict_GetItemWithError(message, s_status));
-    } else {
-        status = PyObject_CallMethod(message, "get", "O", s_status);
-    }
+    PyObject *status = PyDict_CheckExact(message) ? Py_XNewRef(PyDict_GetItemWithError(message, s_status))
+                                                  : PyObject_CallMethod(message, "get", "O", s_status);
     bool found = false;
     if (status && PyLong_Check(status)) {
         long number = PyLong_AsLong(status);
@@ -30,74 +26,91 @@ static bool is_for_an_error(PyObject *message)
     return found;
 }
 
-static bool begin_sending(Sender *self)
+/* Have Python send an answer that is an error's, with `first->response`; false: an error is set. */
+static RM_COLD bool look_closer(Sender *self, Sender *first, PyObject *message)
+{
+    Turn *turn = self->turn;
+    bool odd = is_for_an_error(message);
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError))
+            return false;
+        PyErr_Clear();
+    }
+    if (!odd || !turn->door)
+        return true;
+    first->response = PyObject_CallFunctionObjArgs(
+        turn->door->respond, (PyObject *)turn, self->send, self->scope, self->receive, NULL);
+    return first->response != NULL;
+}
+
+static RM_COLD PyObject *sent_by_python(PyObject *response, PyObject *message)
+{
+    PyObject *method = PyObject_GetAttr(response, s_send);
+    PyObject *inner = method ? PyObject_CallFunctionObjArgs(method, message, NULL) : NULL;
+    Py_XDECREF(method);
+    return inner;
+}
+
+/* What steps what a server's send() gave that is no coroutine; takes the reference. */
+static RM_COLD PyObject *iterator_of(PyObject *awaitable)
+{
+    unaryfunc iterate = (unaryfunc)PyType_GetSlot(Py_TYPE(awaitable), Py_am_await);
+    PyObject *iterator = NULL;
+    if (iterate)
+        iterator = iterate(awaitable);
+    else
+        PyErr_Format(PyExc_TypeError, "%R, which the server's send() gave, can't be awaited", awaitable);
+    Py_DECREF(awaitable);
+    return iterator;
+}
+
+/* Have `inner` send a message; takes the reference. */
+static inline bool begin_sending(Sender *self, PyObject *message)
 {
     Turn *turn = self->turn;
     Sender *first = self->first ? self->first : self;
-    PyObject *message = self->message;
-    self->message = NULL;
     if (!turn->started && !first->response) {
-        bool odd = is_for_an_error(message);
-        if (PyErr_Occurred()) {
-            if (!PyErr_ExceptionMatches(PyExc_OverflowError)) {
-                Py_DECREF(message);
-                return false;
-            }
-            PyErr_Clear();
-        }
-        if (odd && turn->door) {
-            first->response = PyObject_CallFunctionObjArgs(
-                turn->door->respond, (PyObject *)turn, self->send, self->scope, self->receive, NULL);
-            if (!first->response) {
-                Py_DECREF(message);
-                return false;
-            }
+        bool good = PyDict_CheckExact(message) && PyDict_GetItemWithError(message, s_status) == ok;
+        if (!good && RM_RARELY(!look_closer(self, first, message))) {
+            Py_DECREF(message);
+            return false;
         }
     }
-    if (first->response) {
-        PyObject *method = PyObject_GetAttr(first->response, s_send);
-        self->inner = method ? PyObject_CallFunctionObjArgs(method, message, NULL) : NULL;
-        Py_XDECREF(method);
+    if (RM_RARELY(first->response)) {
         self->marked = false; /* Python does that */
-        Py_DECREF(message);
-        return self->inner != NULL;
+        self->inner = sent_by_python(first->response, message);
+    } else {
+        if (!turn->started) {
+            turn->started = true;
+            rm_stay_answered(&turn->stay);
+        }
+        self->marked = true;
+        self->inner = RM_CALL(self->send, message);
+        if (self->inner && RM_RARELY(Py_TYPE(self->inner) != rm_coroutine_type))
+            self->inner = iterator_of(self->inner);
     }
-    if (!turn->started) {
-        turn->started = true;
-        rm_stay_answered(&turn->stay);
-    }
-    self->marked = true;
-    self->inner = RM_CALL(self->send, message);
     Py_DECREF(message);
-    if (self->inner && Py_TYPE(self->inner) != rm_coroutine_type) {
-        unaryfunc iterate = (unaryfunc)PyType_GetSlot(Py_TYPE(self->inner), Py_am_await);
-        PyObject *iterator = NULL;
-        if (iterate)
-            iterator = iterate(self->inner);
-        else
-            PyErr_Format(PyExc_TypeError, "%R, which the server's send() gave, can't be awaited", self->inner);
-        Py_DECREF(self->inner);
-        self->inner = iterator;
-    }
     return self->inner != NULL;
 }
 
 static PySendResult sender_step(Sender *self, PyObject *arg, PyObject **result)
 {
+    PyObject *message = self->message;
     *result = NULL;
-    if (self->message) {
-        if (!begin_sending(self))
+    if (message) {
+        self->message = NULL;
+        if (RM_RARELY(!begin_sending(self, message)))
             return PYGEN_ERROR;
         arg = Py_None;
-    } else if (!self->inner) {
+    } else if (RM_RARELY(!self->inner)) {
         PyErr_SetString(PyExc_RuntimeError, "cannot reuse an awaited send()");
         return PYGEN_ERROR;
     }
     PySendResult done = rm_step(self->inner, arg, self->marked, IN_SERVER, result);
-    if (done == PYGEN_RETURN)
-        Py_CLEAR(self->inner);
-    else if (done == PYGEN_ERROR)
+    if (RM_RARELY(done == PYGEN_ERROR))
         rm_restore_around(&self->inner);
+    else if (done == PYGEN_RETURN)
+        Py_CLEAR(self->inner);
     return done;
 }
 
@@ -149,13 +162,13 @@ static PyObject *sender_close(Sender *self, PyObject *unused)
 
 static PyObject *sender_called(Sender *self, PyObject *const *args, size_t flags, PyObject *names)
 {
-    size_t count = (flags & ~VECTORCALL_OFFSET) + (names ? (size_t)PyTuple_Size(names) : 0);
-    if (count != 1) {
+    size_t count = (flags & ~VECTORCALL_OFFSET) + (RM_RARELY(names) ? (size_t)PyTuple_Size(names) : 0);
+    if (RM_RARELY(count != 1)) {
         PyErr_SetString(PyExc_TypeError, "send() takes one message.");
         return NULL;
     }
     Sender *idle = self;
-    if (self->message || self->inner) {
+    if (RM_RARELY(self->message) || RM_RARELY(self->inner)) {
         idle = rm_sender_new(self->turn, self->scope, self->receive, self->send);
         if (!idle)
             return NULL;
@@ -251,5 +264,5 @@ static PyType_Spec sender_spec = {
 bool rm_sender_init(PyObject *module)
 {
     return (s_status = PyUnicode_InternFromString("status")) && (s_send = PyUnicode_InternFromString("send")) &&
-        (sender_type = rm_add_type(module, &sender_spec));
+        (ok = PyLong_FromLong(200)) && (sender_type = rm_add_type(module, &sender_spec));
 }

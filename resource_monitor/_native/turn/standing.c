@@ -40,15 +40,15 @@ PyObject *rm_turns_stand(Turns *self, PyObject *args)
     Py_RETURN_NONE;
 }
 
-bool rm_turns_refuse(Turns *self, PyObject *method, PyObject *path, PyObject *mount, int64_t need)
+bool rm_turns_refuse(Turns *self, const Request *request)
 {
-    Lane *lane = RM_IS(method, "OPTIONS") ? NULL : rm_turns_lane(self, method, path);
-    if (!lane || !holds(self, lane, need))
+    Lane *lane = RM_IS(request, "OPTIONS") ? NULL : rm_turns_lane(self, request);
+    if (!lane || !holds(self, lane, request->need))
         return false;
     int64_t now = rm_turns_now(self, 0);
     bool late = now >= lane->refused_until && (now >= lane->refused_latest || now - lane->refused_since >= lane->refused * CLOSE);
-    if (now < 0 || late || rm_turns_is_exempt(self, lane, path, mount) ||
-        !holds(self, lane, need)) /* the clock and what is exempt may be the user's functions */
+    if (now < 0 || late || rm_turns_is_exempt(self, lane, request) ||
+        !holds(self, lane, request->need)) /* the clock and what is exempt may be the user's functions */
         return false;
     lane->refused++;
     self->refused++;
@@ -76,10 +76,12 @@ enum { ALONE = true };
 
 PyObject *rm_turns_refuse_one(Turns *self, PyObject *args)
 {
-    PyObject *method, *path, *mount;
-    long long need;
-    bool known = PyArg_ParseTuple(args, "UUUL:refuse", &method, &path, &mount, &need);
-    return refused(ALONE && known && need >= 0 && rm_turns_refuse(self, method, path, mount, need));
+    Request request;
+    PyObject *method, *path;
+    long long need = -1;
+    bool known = PyArg_ParseTuple(args, "UUUL:refuse", &method, &path, &request.mount, &need);
+    request.need = need;
+    return refused(ALONE && known && need >= 0 && rm_name_request(&request, method, path) && rm_turns_refuse(self, &request));
 }
 
 PyObject *rm_turns_refuse_http(Turns *self, PyObject *scope) { return refused(ALONE && rm_asgi_refuse(self, scope)); }

@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 /* The limited API has these as functions alone, which want every pointer cast. */
 #undef Py_INCREF
@@ -38,6 +39,11 @@ PyAPI_FUNC(PyObject *) PyObject_Vectorcall(PyObject *, PyObject *const *, size_t
         PyObject *rm_args[] = {NULL, __VA_ARGS__};                                                                     \
         PyObject_Vectorcall(callable, rm_args + 1, (sizeof rm_args / sizeof *rm_args - 1) | VECTORCALL_OFFSET, NULL);  \
     })
+
+/* A condition that holds for few requests: what follows from it is laid aside, where it takes no room in the instruction
+ * cache, which is what a request through here costs most of. Functions that few requests come to are COLD. */
+#define RM_RARELY(condition) __builtin_expect(!!(condition), 0)
+#define RM_COLD __attribute__((cold))
 
 enum place { IN_APP = 1, IN_SERVER = 2 };       /* as enum rm_guard_place */
 
@@ -128,9 +134,21 @@ typedef struct {
     bool lost, answered;
 } Stay;
 
-/* Whether a text is a literal; most differ in their lengths already. */
-#define RM_IS(text, literal)                                                                                           \
-    (PyUnicode_GetLength(text) == sizeof(literal) - 1 && !PyUnicode_CompareWithASCIIString(text, literal))
+/* A request of which Python need not decide whether it may start; what it refers to belongs to `carrier`. */
+typedef struct {
+    PyObject *carrier;                  /* its scope or environ */
+    PyObject *path, *mount;             /* NULL: no mount point */
+    const char *method_text, *path_text;        /* UTF-8 */
+    Py_ssize_t method_length, path_length;
+    int64_t body;                       /* bytes that it announces */
+    int64_t need;                       /* bytes that it is promised, those for its body included */
+    int64_t now;                        /* ns */
+} Request;
+
+/* Whether a request's method is a literal. */
+#define RM_IS(request, literal)                                                                                        \
+    ((request)->method_length == sizeof(literal) - 1 &&                                                                \
+     !memcmp((request)->method_text, literal, sizeof(literal) - 1))
 
 /* module.c */
 extern int *(*rm_place)(void);          /* guard.c's rm_guard_place, */
@@ -140,11 +158,11 @@ PyTypeObject *rm_named_type(const char *name);  /* one of the module types; a ne
 
 /* errors.c */
 /* From Python 3.12 on what fails for want of memory was seen to fail without an error: then a MemoryError. */
-void rm_ensure_error(void);
-PyObject *rm_take_error(void);          /* with its traceback, and not set any more; a new reference, never NULL */
-void rm_replace_error(PyObject **error);        /* the same in place of one that was taken before, or of NULL */
-void rm_set_error(PyObject *error);     /* again; takes the reference */
-void rm_restore_around(PyObject **what);        /* Py_CLEAR around which an error stays set */
+RM_COLD void rm_ensure_error(void);
+RM_COLD PyObject *rm_take_error(void);          /* with its traceback, and not set any more; a new reference, never NULL */
+RM_COLD void rm_replace_error(PyObject **error);        /* the same in place of one that was taken before, or of NULL */
+RM_COLD void rm_set_error(PyObject *error);     /* again; takes the reference */
+RM_COLD void rm_restore_around(PyObject **what);        /* Py_CLEAR around which an error stays set */
 
 /* lock.c */
 bool rm_lock_init(PyObject *module);
@@ -152,21 +170,26 @@ bool rm_lock_init(PyObject *module);
 /* core.c */
 extern PyTypeObject *rm_turns_type, *rm_lane_type, *rm_tab_type;
 bool rm_core_init(PyObject *module);
-Lane *rm_turns_lane(Turns *turns, PyObject *method, PyObject *path);   /* borrowed; NULL without an error: none yet */
-/* Whether a request may start, and the time; false, maybe with an error: Python decides. `renew` is called with a lane that
- * nothing binds but the age of its grant. */
-bool rm_turns_open(Turns *turns, Lane *lane, PyObject *renew, int64_t *now);
-/* Whether it still may, once what it needs is known. */
-bool rm_turns_ready(const Turns *turns, const Lane *lane, int64_t now, int64_t need, int64_t body);
-int rm_turns_is_exempt(Turns *turns, const Lane *lane, PyObject *path, PyObject *mount);     /* -1: an error */
+/* What a request is named by; false, maybe with an error: Python has to see. */
+bool rm_name_request(Request *request, PyObject *method, PyObject *path);
+Lane *rm_turns_lane(Turns *turns, const Request *request);      /* borrowed; NULL without an error: none yet */
+/* The lane of a request that may start, and the time and what it needs; NULL, maybe with an error: Python decides. `renew`
+ * is called with a lane that nothing binds but the age of its grant. */
+Lane *rm_turns_open(Turns *turns, PyObject *renew, Request *request);
+bool rm_turns_ready(const Turns *turns, const Lane *lane, const Request *request);     /* whether it still may */
+int rm_turns_is_exempt(Turns *turns, const Lane *lane, const Request *request);         /* -1: an error */
 /* Bytes of body for which no more is asked than that there is room; of a longer one memory is looked at as it comes, but
  * where there is so many times as much. */
 enum { RM_SHORT_BODY = 1 << 16, RM_BODY_PART = 256 };
 #define RM_NEED_MOST (1LL << 50)        /* bytes; what needs more is Python's business */
-/* What a request with so long a `body` needs; false, maybe with an error: Python decides. */
-bool rm_turns_need(Turns *turns, PyObject *carrier, int64_t body, int64_t *need);
-void rm_turns_start(Turns *turns, Lane *lane, int64_t now, int64_t need, int64_t body, Stay *stay);
-void rm_stay_answered(Stay *stay);
+void rm_turns_start(Turns *turns, Lane *lane, const Request *request, Stay *stay);
+void rm_stay_answers(Stay *stay);
+/* The answer begins; however often this is said. */
+static inline void rm_stay_answered(Stay *stay)
+{
+    if (!stay->answered && stay->turns)
+        rm_stay_answers(stay);
+}
 /* `quietly`: without running Python, as where objects are collected. -1: an error; it is over all the same. */
 int rm_stay_leave(Stay *stay, bool quietly);
 /* The time, ns, as coarsely as will do to see whether it is before `until`; -1: an error. */
@@ -179,7 +202,7 @@ PyObject *rm_turns_refuse_one(Turns *self, PyObject *args);
 PyObject *rm_turns_refuse_http(Turns *self, PyObject *scope);
 PyObject *rm_turns_take_refused(Turns *self, PyObject *unused);
 /* Whether a request is refused by what stands, which counts it; false, maybe with an error: Python decides. */
-bool rm_turns_refuse(Turns *turns, PyObject *method, PyObject *path, PyObject *mount, int64_t need);
+bool rm_turns_refuse(Turns *turns, const Request *request);
 
 /* asgi.c */
 bool rm_asgi_init(PyObject *module);

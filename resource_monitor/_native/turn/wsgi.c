@@ -453,9 +453,10 @@ static PyObject *path_of(PyObject *environ, PyObject *key)
 }
 
 /* Whether the server tells where a body ends that may come without being announced, as from HTTP/2 on. */
-static bool may_be_unframed(PyObject *environ, PyObject *method)
+static bool may_be_unframed(const Request *request)
 {
-    if (RM_IS(method, "GET") || RM_IS(method, "HEAD") || !PyDict_GetItemWithError(environ, s_terminated))
+    PyObject *environ = request->carrier;
+    if (RM_IS(request, "GET") || RM_IS(request, "HEAD") || !PyDict_GetItemWithError(environ, s_terminated))
         return false;
     PyObject *protocol = PyDict_GetItemWithError(environ, s_protocol);
     return protocol && PyUnicode_CheckExact(protocol) && PyUnicode_GetLength(protocol) > 5 &&
@@ -463,8 +464,9 @@ static bool may_be_unframed(PyObject *environ, PyObject *method)
 }
 
 /* How many bytes of body an environ announces; -1: more than `most`, or nobody knows. */
-static int64_t body_of(PyObject *environ, PyObject *method, int64_t most)
+static int64_t body_of(const Request *request, int64_t most)
 {
+    PyObject *environ = request->carrier;
     if (PyDict_GetItemWithError(environ, s_coding))
         return -1;
     PyObject *announced = PyDict_GetItemWithError(environ, s_length);
@@ -472,54 +474,68 @@ static int64_t body_of(PyObject *environ, PyObject *method, int64_t most)
     const char *text = announced && PyUnicode_CheckExact(announced) ? PyUnicode_AsUTF8AndSize(announced, &length) : NULL;
     if (announced && !text)
         return -1;
-    return length ? rm_content_length(text, (size_t)length, most) : may_be_unframed(environ, method) ? -1 : 0;
+    return length ? rm_content_length(text, (size_t)length, most) : may_be_unframed(request) ? -1 : 0;
+}
+
+/* Have a body looked at as it comes; false, maybe with an error: its request may not start any more. */
+static bool takes_in(Gated *self, Response *response, const Lane *lane, const Request *request)
+{
+    /* not before: what ran may have put another one there */
+    PyObject *unread = PyDict_GetItemWithError(request->carrier, s_input);
+    if (!unread)
+        return false;
+    Py_INCREF(unread);
+    response->input = PyObject_CallFunction(self->take_in, "OL", unread, (long long)request->body);
+    Py_DECREF(unread);
+    return response->input && rm_turns_ready(self->turns, lane, request);
+}
+
+/* Let go of a response that is not to be, whatever error is set. */
+static RM_COLD void forsake(Response *response, PyObject *environ)
+{
+    PyObject *kind, *value, *trace;
+    PyErr_Fetch(&kind, &value, &trace);
+    if (PyDict_GetItemWithError(environ, s_admitted) == (PyObject *)response)
+        PyDict_DelItem(environ, s_admitted);
+    PyErr_Clear();
+    Py_DECREF(response);
+    PyErr_Restore(kind, value, trace);
 }
 
 /* A request's Response, or NULL without an error where Python has to decide. */
 static Response *enter(Gated *self, PyObject *environ, PyObject *start_response)
 {
     Turns *turns = self->turns;
-    if (turns->closed || turns->waiting || !PyDict_CheckExact(environ))
+    if (RM_RARELY(turns->closed) || RM_RARELY(turns->waiting) || RM_RARELY(!PyDict_CheckExact(environ)))
         return NULL;
-    PyObject *method = PyDict_GetItemWithError(environ, s_method), *path = path_of(environ, s_path),
-             *mount = path_of(environ, s_script);
-    if (!method || !path || !mount || !PyUnicode_CheckExact(method) || RM_IS(method, "OPTIONS"))
+    PyObject *method = PyDict_GetItemWithError(environ, s_method), *path = path_of(environ, s_path);
+    Request request;
+    request.carrier = environ;
+    request.mount = path_of(environ, s_script);
+    if (RM_RARELY(!method) || RM_RARELY(!path) || RM_RARELY(!request.mount) ||
+        RM_RARELY(!rm_name_request(&request, method, path)) || RM_IS(&request, "OPTIONS"))
         return NULL;
-    int64_t body = body_of(environ, method, self->most_body);
-    if (body < 0)
+    request.body = body_of(&request, self->most_body);
+    if (RM_RARELY(request.body < 0))
         return NULL;
-    Lane *lane = rm_turns_lane(turns, method, path);
-    int64_t now, need = 0;
-    if (!lane || !rm_turns_open(turns, lane, self->renew, &now) || rm_turns_is_exempt(turns, lane, path, mount) ||
-        !rm_turns_need(turns, environ, body, &need))
-        return NULL;
-    /* not before: what ran may have put another one there */
-    PyObject *unread = body ? PyDict_GetItemWithError(environ, s_input) : NULL;
-    if (body && !unread)
-        return NULL;
+    /* before anything else: there may be no memory for it, and what is collected in its place may change what may start */
     Response *response = response_new();
-    if (!response)
+    if (RM_RARELY(!response))
         return NULL;
-    Py_XINCREF(unread);
     response->call = (vectorcall)response_called;
     response->gated = (Gated *)Py_NewRef((PyObject *)self);
     response->environ = Py_NewRef(environ);
     response->start_response = Py_NewRef(start_response);
     response->refusals = rm_refusals();
     PyObject_GC_Track(response);
-    bool failed = body && !(response->input = PyObject_CallFunction(self->take_in, "OL", unread, (long long)body));
-    Py_XDECREF(unread);
-    if (failed || PyDict_SetItem(environ, s_admitted, (PyObject *)response) ||
-        !rm_turns_ready(turns, lane, now, need, body) || (body && PyDict_SetItem(environ, s_input, response->input))) {
-        PyObject *kind, *value, *trace;
-        PyErr_Fetch(&kind, &value, &trace);
-        if (PyDict_DelItem(environ, s_admitted))
-            PyErr_Clear();
-        PyErr_Restore(kind, value, trace);
-        Py_DECREF(response);
+    Lane *lane = rm_turns_open(turns, self->renew, &request);
+    if (RM_RARELY(!lane) || (request.body && !takes_in(self, response, lane, &request)) ||
+        RM_RARELY(PyDict_SetItem(environ, s_admitted, (PyObject *)response)) ||
+        (request.body && PyDict_SetItem(environ, s_input, response->input))) {
+        forsake(response, environ);
         return NULL;
     }
-    rm_turns_start(turns, lane, now, need, body, &response->stay);
+    rm_turns_start(turns, lane, &request, &response->stay);
     return response;
 }
 
