@@ -58,21 +58,22 @@ static Response *response_new(void)
     return self;
 }
 
-static int response_left(Response *self)
+/* One left while others wait. */
+static RM_COLD int served(Gated *gated)
 {
-    Turns *turns = self->stay.turns;
-    Py_XINCREF(turns);
-    int failed = rm_stay_leave(&self->stay, false);
-    if (!failed && turns && turns->waiting) {
-        PyObject *done = PyObject_CallNoArgs(self->gated->served);
-        failed = done ? 0 : -1;
-        Py_XDECREF(done);
-    }
-    Py_XDECREF(turns);
-    return failed;
+    PyObject *done = PyObject_CallNoArgs(gated->served);
+    Py_XDECREF(done);
+    return done ? 0 : -1;
 }
 
-static bool adopted(Response *self)
+static int response_left(Response *self)
+{
+    bool stayed = self->stay.turns != NULL;
+    int failed = rm_stay_leave(&self->stay, false);
+    return RM_RARELY(self->gated->turns->waiting) && stayed && !failed ? served(self->gated) : failed;
+}
+
+static RM_COLD bool adopted(Response *self)
 {
     if (!self->python)
         self->python = PyObject_CallFunctionObjArgs(self->gated->adopt, (PyObject *)self, NULL);
@@ -80,7 +81,7 @@ static bool adopted(Response *self)
 }
 
 /* Whether a refusal takes the place of the error that is set; it is not set any more then. */
-static bool withheld(Response *self)
+static RM_COLD bool withheld(Response *self)
 {
     PyObject *error = rm_take_error();
     PyObject *answer = adopted(self) ? PyObject_CallMethodObjArgs(self->python, s_withhold, error, NULL) : NULL;
@@ -95,10 +96,8 @@ static bool withheld(Response *self)
 }
 
 /* Whether something is there under a name of what may not be there itself; -1: an error. */
-static int is_set(PyObject *owner, PyObject *name)
+static RM_COLD int is_set(PyObject *owner, PyObject *name)
 {
-    if (!owner)
-        return 0;
     PyObject *value = PyObject_GetAttr(owner, name);
     if (!value)
         return -1;
@@ -108,12 +107,12 @@ static int is_set(PyObject *owner, PyObject *name)
 }
 
 /* Whether Python withholds the answer; -1: an error. */
-static int is_shed(Response *self) { return is_set(self->python, s_shed); }
+static int is_shed(Response *self) { return RM_RARELY(self->python) ? is_set(self->python, s_shed) : 0; }
 
 /* Whether the body ended before its end, so that nobody knows where the next request begins; -1: an error. */
-static int is_cut(Response *self) { return is_set(self->input, s_cut); }
+static int is_cut(Response *self) { return self->input ? is_set(self->input, s_cut) : 0; }
 
-static PyObject *next_of_python(Response *self)
+static RM_COLD PyObject *next_of_python(Response *self)
 {
     if (!self->iterator && !(self->iterator = PyObject_GetIter(self->python)))
         return NULL;
@@ -145,25 +144,25 @@ static PyObject *next_piece(Response *self)
 
 static PyObject *response_next(Response *self)
 {
-    if (self->ended || self->closed)
+    if (RM_RARELY(self->ended) || RM_RARELY(self->closed))
         return NULL;
-    if (is_shed(self) > 0)
+    if (RM_RARELY(is_shed(self) > 0))
         return next_of_python(self);
-    if (!self->pieces)
+    if (RM_RARELY(!self->pieces))
         return NULL;
     PyObject *piece = next_piece(self);
-    int shed = piece || !PyErr_Occurred() ? is_shed(self) : withheld(self) ? 1 : -1;
-    if (shed) {
+    int shed = piece || !RM_RARELY(PyErr_Occurred()) ? is_shed(self) : withheld(self) ? 1 : -1;
+    if (RM_RARELY(shed)) {
         Py_XDECREF(piece);
         Py_CLEAR(self->iterator);
         self->ended = shed < 0;
         return shed > 0 ? next_of_python(self) : NULL;
     }
-    if (piece == Py_None)
+    if (RM_RARELY(piece == Py_None))
         Py_CLEAR(piece);
     if (!piece) {
         self->ended = true;
-        if (self->stay.lost || is_cut(self) > 0) {
+        if (RM_RARELY(self->stay.lost) || RM_RARELY(is_cut(self) > 0)) {
             /* what was given is sent by now, and nobody needs the rest */
             PyObject *done = response_close(self, NULL);
             Py_XDECREF(done);
@@ -171,8 +170,8 @@ static PyObject *response_next(Response *self)
         return NULL;
     }
     if (!self->given) {
-        int any = PyBytes_CheckExact(piece) ? PyBytes_Size(piece) != 0 : PyObject_IsTrue(piece);
-        if (any < 0) {
+        int any = RM_RARELY(!PyBytes_CheckExact(piece)) ? PyObject_IsTrue(piece) : PyBytes_Size(piece) != 0;
+        if (RM_RARELY(any < 0)) {
             Py_DECREF(piece);
             return NULL;
         }
@@ -191,6 +190,18 @@ static void let_go_of_request(Response *self)
     Py_CLEAR(self->write);
 }
 
+/* Leave although what the app gave could not be closed, whose error that is. */
+static RM_COLD void close_failed(Response *self, PyObject *close)
+{
+    PyObject *kind, *value, *trace;
+    PyErr_Fetch(&kind, &value, &trace);
+    Py_DECREF(close);
+    let_go_of_request(self);
+    if (response_left(self))
+        PyErr_WriteUnraisable((PyObject *)self);
+    PyErr_Restore(kind, value, trace);
+}
+
 static PyObject *response_close(Response *self, PyObject *unused)
 {
     (void)unused;
@@ -198,14 +209,14 @@ static PyObject *response_close(Response *self, PyObject *unused)
         Py_RETURN_NONE;
     /* Python drops the rest of a body that was cut; where there is no memory for that, the request is over all the same */
     int cut = is_cut(self);
-    if (cut < 0 || (cut && !adopted(self)))
+    if (RM_RARELY(cut) && (cut < 0 || !adopted(self)))
         PyErr_Clear();
     self->closed = true;
     PyObject *python = self->python, *close = self->close, *done;
     self->python = self->close = NULL;
     Py_CLEAR(self->iterator);
     Py_CLEAR(self->pieces);
-    if (python) { /* which closes what the app gave, and leaves */
+    if (RM_RARELY(python)) { /* which closes what the app gave, and leaves */
         done = PyObject_CallMethodObjArgs(python, s_close, NULL);
         Py_DECREF(python);
         Py_XDECREF(close);
@@ -213,25 +224,17 @@ static PyObject *response_close(Response *self, PyObject *unused)
         return done;
     }
     done = close ? PyObject_CallNoArgs(close) : Py_NewRef(Py_None);
-    if (done) {
-        Py_XDECREF(close);
-        let_go_of_request(self);
-        if (response_left(self))
-            Py_CLEAR(done);
-        return done;
-    }
-    PyObject *kind, *value, *trace;
-    PyErr_Fetch(&kind, &value, &trace);
+    if (RM_RARELY(!done))
+        return close_failed(self, close), NULL;
     Py_XDECREF(close);
     let_go_of_request(self);
-    if (response_left(self))
-        PyErr_WriteUnraisable((PyObject *)self);
-    PyErr_Restore(kind, value, trace);
-    return NULL;
+    if (RM_RARELY(response_left(self)))
+        Py_CLEAR(done);
+    return done;
 }
 
 /* What Python makes of a start that may be an error's. */
-static PyObject *start_in_python(Response *self, PyObject *args, PyObject *options)
+static RM_COLD PyObject *start_in_python(Response *self, PyObject *args, PyObject *options)
 {
     if (!adopted(self))
         return NULL;
@@ -245,6 +248,43 @@ static PyObject *start_in_python(Response *self, PyObject *args, PyObject *optio
     return write;
 }
 
+/* The same, of arguments as a vectorcall has them. */
+static RM_COLD PyObject *start_oddly(Response *self, PyObject *const *args, size_t count, PyObject *names)
+{
+    if (!self->gated || self->closed) {
+        PyErr_SetString(PyExc_RuntimeError, "start_response() was called once the response was closed.");
+        return NULL;
+    }
+    bool named = names && PyTuple_Size(names);
+    PyObject *positional = PyTuple_New((Py_ssize_t)count), *options = named ? PyDict_New() : NULL, *done = NULL;
+    bool good = positional && (!named || options);
+    for (size_t at = 0; good && at < count; at++)
+        PyTuple_SetItem(positional, (Py_ssize_t)at, Py_NewRef(args[at]));
+    for (Py_ssize_t at = 0; good && named && at < PyTuple_Size(names); at++)
+        good = !PyDict_SetItem(options, PyTuple_GetItem(names, at), args[count + (size_t)at]);
+    if (good)
+        done = start_in_python(self, positional, options);
+    Py_XDECREF(positional);
+    Py_XDECREF(options);
+    return done;
+}
+
+/* Whether a status is 500, behind which a MemoryError may be. */
+static bool is_error(PyObject *status)
+{
+    return PyUnicode_GetLength(status) > 2 && RM_RARELY(PyUnicode_ReadChar(status, 0) == '5') &&
+        PyUnicode_ReadChar(status, 1) == '0' && PyUnicode_ReadChar(status, 2) == '0';
+}
+
+/* What the server is told of an answer in place of another that it was told of; a new reference. */
+static RM_COLD PyObject *start_again(Response *self, PyObject *const *args)
+{
+    int with_error = PyObject_IsTrue(args[2]);
+    return with_error < 0 ? NULL
+        : with_error ? RM_CALL(self->start_response, args[0], args[1], args[2])
+                     : RM_CALL(self->start_response, args[0], args[1]);
+}
+
 /* start_response(status, headers[, exc_info]), and write(data), which it gives. */
 static PyObject *response_called(Response *self, PyObject *const *args, size_t flags, PyObject *names)
 {
@@ -254,34 +294,14 @@ static PyObject *response_called(Response *self, PyObject *const *args, size_t f
         give(self);
         return RM_CALL(self->write, args[0]);
     }
-    bool plain = !named && (count == 2 || count == 3) && PyUnicode_CheckExact(args[0]);
-    if (plain && !self->given && PyUnicode_GetLength(args[0]) > 2 && PyUnicode_ReadChar(args[0], 0) == '5' &&
-        PyUnicode_ReadChar(args[0], 1) == '0' && PyUnicode_ReadChar(args[0], 2) == '0')
-        plain = false;
-    if (!plain || self->closed || self->python) {
-        if (!self->gated || self->closed) {
-            PyErr_SetString(PyExc_RuntimeError, "start_response() was called once the response was closed.");
-            return NULL;
-        }
-        PyObject *positional = PyTuple_New((Py_ssize_t)count), *options = named ? PyDict_New() : NULL, *done = NULL;
-        bool good = positional && (!named || options);
-        for (size_t at = 0; good && at < count; at++)
-            PyTuple_SetItem(positional, (Py_ssize_t)at, Py_NewRef(args[at]));
-        for (Py_ssize_t at = 0; good && named && at < PyTuple_Size(names); at++)
-            good = !PyDict_SetItem(options, PyTuple_GetItem(names, at), args[count + (size_t)at]);
-        if (good)
-            done = start_in_python(self, positional, options);
-        Py_XDECREF(positional);
-        Py_XDECREF(options);
-        return done;
-    }
+    bool plain = !named && (count == 2 || count == 3) && PyUnicode_CheckExact(args[0]) &&
+        (self->given || !is_error(args[0]));
+    if (RM_RARELY(!plain) || RM_RARELY(self->closed) || RM_RARELY(self->python))
+        return start_oddly(self, args, count, names);
     self->began = true;
-    int with_error = count == 3 ? PyObject_IsTrue(args[2]) : 0;
-    if (with_error < 0)
-        return NULL;
-    PyObject *write = with_error ? RM_CALL(self->start_response, args[0], args[1], args[2])
-                                 : RM_CALL(self->start_response, args[0], args[1]);
-    if (!write)
+    PyObject *write =
+        RM_RARELY(count == 3) ? start_again(self, args) : RM_CALL(self->start_response, args[0], args[1]);
+    if (RM_RARELY(!write))
         return NULL;
     Py_XDECREF(self->write);
     self->write = write;
@@ -383,7 +403,8 @@ static int response_clear(Response *self)
 static void response_dealloc(Response *self)
 {
     PyObject_GC_UnTrack(self);
-    rm_stay_leave(&self->stay, true); /* if nobody closed it */
+    if (RM_RARELY(self->stay.turns))
+        rm_stay_leave(&self->stay, true); /* nobody closed it */
     response_clear(self);
     Py_XDECREF(self->gated);
     rm_spares_keep(&spares, (PyObject *)self);
@@ -573,10 +594,10 @@ static PyObject *begin(Gated *self, Response *response)
     *here = IN_APP;
     response->pieces = RM_CALL(self->app, response->environ, (PyObject *)response);
     *here = IN_SERVER;
-    if (!response->pieces)
+    if (RM_RARELY(!response->pieces))
         return withheld(response) ? (PyObject *)response : NULL;
     if (PyList_CheckExact(response->pieces) || PyTuple_CheckExact(response->pieces)) {
-        if (!response->python)
+        if (!RM_RARELY(response->python))
             become_sized(response);
         return (PyObject *)response;
     }
@@ -605,9 +626,22 @@ static PyObject *begin(Gated *self, Response *response)
     return (PyObject *)response;
 }
 
+/* Leave although there is nothing to close, for an error that goes on. */
+static RM_COLD void begin_failed(Response *response)
+{
+    PyObject *kind, *value, *trace;
+    PyErr_Fetch(&kind, &value, &trace);
+    if (response_left(response))
+        PyErr_WriteUnraisable(NULL);
+    response->closed = true; /* for whoever kept it */
+    response_clear(response);
+    Py_DECREF(response);
+    PyErr_Restore(kind, value, trace);
+}
+
 static PyObject *gated_call(Gated *self, PyObject *args, PyObject *options)
 {
-    if (!self->turns) {
+    if (RM_RARELY(!self->turns)) {
         PyErr_SetString(PyExc_RuntimeError, "The app is behind no gate yet.");
         return NULL;
     }
@@ -616,16 +650,8 @@ static PyObject *gated_call(Gated *self, PyObject *args, PyObject *options)
         Response *response = enter(self, PyTuple_GetItem(args, 0), PyTuple_GetItem(args, 1));
         if (response) {
             PyObject *iterable = begin(self, response);
-            if (!iterable) {
-                PyObject *kind, *value, *trace;
-                PyErr_Fetch(&kind, &value, &trace);
-                if (response_left(response))
-                    PyErr_WriteUnraisable(NULL);
-                response->closed = true; /* for whoever kept it */
-                response_clear(response);
-                Py_DECREF(response);
-                PyErr_Restore(kind, value, trace);
-            }
+            if (RM_RARELY(!iterable))
+                begin_failed(response);
             return iterable;
         }
         /* Python asks again, and says what is wrong; what is no matter of the request ends it */
