@@ -361,7 +361,7 @@ static bool plain(PyObject *scope, int64_t most, Request *request)
     request->carrier = scope;
     request->mount = mount;
     if (RM_RARELY(!kind) || RM_RARELY(!method) || RM_RARELY(!path) ||
-        (RM_RARELY(kind != s_http) && PyUnicode_Compare(kind, s_http)) ||
+        (kind != s_http && RM_RARELY(PyUnicode_Compare(kind, s_http))) ||
         RM_RARELY(!rm_name_request(request, method, path)) || (mount && RM_RARELY(!PyUnicode_CheckExact(mount))) ||
         RM_IS(request, "OPTIONS"))
         return false;

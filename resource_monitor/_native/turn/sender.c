@@ -51,15 +51,16 @@ static RM_COLD PyObject *sent_by_python(PyObject *response, PyObject *message)
     return inner;
 }
 
-/* What steps what a server's send() gave that is no coroutine; takes the reference. */
-static RM_COLD PyObject *iterator_of(PyObject *awaitable)
+static RM_COLD PyObject *not_awaitable(PyObject *object)
+{
+    return PyErr_Format(PyExc_TypeError, "%R, which the server's send() gave, can't be awaited", object);
+}
+
+/* What steps what a server's send() gave that is no coroutine, as on granian; takes the reference. */
+static PyObject *iterator_of(PyObject *awaitable)
 {
     unaryfunc iterate = (unaryfunc)PyType_GetSlot(Py_TYPE(awaitable), Py_am_await);
-    PyObject *iterator = NULL;
-    if (iterate)
-        iterator = iterate(awaitable);
-    else
-        PyErr_Format(PyExc_TypeError, "%R, which the server's send() gave, can't be awaited", awaitable);
+    PyObject *iterator = RM_RARELY(!iterate) ? not_awaitable(awaitable) : iterate(awaitable);
     Py_DECREF(awaitable);
     return iterator;
 }
@@ -86,7 +87,7 @@ static inline bool begin_sending(Sender *self, PyObject *message)
         }
         self->marked = true;
         self->inner = RM_CALL(self->send, message);
-        if (self->inner && RM_RARELY(Py_TYPE(self->inner) != rm_coroutine_type))
+        if (self->inner && Py_TYPE(self->inner) != rm_coroutine_type)
             self->inner = iterator_of(self->inner);
     }
     Py_DECREF(message);
