@@ -827,6 +827,25 @@ def test_a_function_that_changes_everything_is_asked_before_that_is_looked_at(
     assert gate.in_flight == 1
 
 
+def test_so_is_one_that_says_which_paths_are_exempt(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    know_all_classes(monkeypatch)
+    changes = False
+
+    def exempt(path: str) -> bool:
+        if changes:
+            gate.count_refusal(Ask("GET", "/other"), Reason.MEMORY)
+        return False
+
+    gate = Gate(monitor=service.monitor, allocation_guard=False, exempt=exempt)
+    way = door(gate)
+    asked(gate)
+    assert let_in(way)
+    changes = True
+    request = scope()
+    assert way.enter(None, request, None, None) is None
+    assert "resource_monitor.admitted" not in request
+
+
 def test_one_that_changes_admission_meanwhile_lets_nobody_start(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

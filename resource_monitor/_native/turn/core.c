@@ -196,7 +196,7 @@ PyObject *rm_route_class(PyObject *module, PyObject *const *args, Py_ssize_t cou
 }
 
 /* Whether some paths of a class may be exempt; `path` is that part of its name. */
-static bool may_be_exempt(Turns *self, const char *path, Py_ssize_t length)
+static bool class_may_be_exempt(Turns *self, const char *path, Py_ssize_t length)
 {
     if (!self->exact || PyTuple_Size(self->prefixes))
         return true;
@@ -260,7 +260,7 @@ static Lane *make_lane(Turns *self, const Name *name, uint64_t hash)
     if (!lane->text) /* no text of UTF-8 */
         PyErr_Clear();
     lane->hash = hash;
-    lane->exempt = may_be_exempt(self, name->text + name->path, name->length - name->path);
+    lane->exempt = class_may_be_exempt(self, name->text + name->path, name->length - name->path);
     Lane **slot = lane->text ? slot_of(self, name->text, name->length, hash) : NULL;
     if (slot && !*slot && self->classes < CLASSES)
         return *slot = self->order[self->classes++] = lane;
@@ -389,15 +389,18 @@ static RM_COLD int is_exempt(Turns *turns, PyObject *path, PyObject *mount)
     return found;
 }
 
+static bool may_be_exempt(const Lane *lane, const Request *request)
+{
+    return RM_RARELY(lane->exempt) || (request->mount && RM_RARELY(PyUnicode_GetLength(request->mount)));
+}
+
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, const Request *request)
 {
-    PyObject *mount = request->mount;
-    bool may_be = RM_RARELY(lane->exempt) || (mount && RM_RARELY(PyUnicode_GetLength(mount)));
-    return may_be ? is_exempt(turns, request->path, mount) : 0;
+    return may_be_exempt(lane, request) ? is_exempt(turns, request->path, request->mount) : 0;
 }
 
 /* What a request needs besides its body, by the user's functions; false, maybe with an error: Python decides. */
-static RM_COLD bool asked_need(Turns *turns, PyObject *carrier, int64_t *need)
+static bool ask_need(Turns *turns, PyObject *carrier, int64_t *need)
 {
     if (turns->priority_of) {
         PyObject *priority = RM_CALL(turns->priority_of, carrier);
@@ -418,6 +421,13 @@ static RM_COLD bool asked_need(Turns *turns, PyObject *carrier, int64_t *need)
     return true;
 }
 
+/* The same, and whether it may start and is not exempt, once they were asked: what they do may change anything. */
+static RM_COLD bool ask_user(Turns *turns, const Lane *lane, Request *request)
+{
+    return !rm_turns_is_exempt(turns, lane, request) && ask_need(turns, request->carrier, &request->need) &&
+        is_granted(turns, lane, request->now);
+}
+
 Lane *rm_turns_open(Turns *turns, PyObject *renew, Request *request)
 {
     Lane *lane = rm_turns_lane(turns, request);
@@ -428,11 +438,9 @@ Lane *rm_turns_open(Turns *turns, PyObject *renew, Request *request)
     if (RM_RARELY(request->now >= until) && lane->unbound == turns->unbound)
         request->now = renewed(turns, lane, renew, until);
     request->need = turns->cost;
-    if (RM_RARELY(request->now < 0) || RM_RARELY(!is_granted(turns, lane, request->now)) ||
-        RM_RARELY(rm_turns_is_exempt(turns, lane, request)))
+    if (RM_RARELY(request->now < 0) || RM_RARELY(!is_granted(turns, lane, request->now)))
         return NULL;
-    if (RM_RARELY(turns->priority_of || turns->cost_of) &&
-        !(asked_need(turns, request->carrier, &request->need) && is_granted(turns, lane, request->now)))
+    if (RM_RARELY(may_be_exempt(lane, request) || turns->priority_of || turns->cost_of) && !ask_user(turns, lane, request))
         return NULL;
     if (RM_RARELY(request->need > RM_NEED_MOST - request->body)) /* sums of it are to be counted */
         return NULL;
