@@ -81,46 +81,46 @@ typedef struct {
     uint64_t returns;                   /* changes with what the ledger knows of, and that may leave more than before */
 } Tab;
 
-/* The classes of one gate, and its standing permissions. */
+/* The classes of one gate, and its standing permissions. What every request looks at comes first, in few lines of cache. */
 typedef struct {
     PyObject_HEAD
-    PyObject *make;                     /* from the name of a new class to its Route */
-    PyObject *admission;                /* whose era, in_flight and max_in_flight hold */
-    PyObject *settle;                   /* what is called to take what was used, NULL: nobody wants it */
-    PyObject *idle;                     /* what is called when nothing is in flight, but others were told otherwise */
+    Lane **table;                       /* by the hash of their names */
+    Lane *used;
     PyObject *clock;                    /* seconds, NULL: time.monotonic's */
     PyObject *priority_of, *cost_of;    /* the user's own, NULL: none */
-    PyObject *priorities;               /* the type of what priority_of should give */
-    PyObject *exempt;                   /* whether a path, below a mount point, is; asked where the next two do not tell: */
-    PyObject *exact, *prefixes;         /* a set and a tuple; `exact` is NULL where `exempt` is to be asked always */
-    uint64_t exact_lengths;             /* a bit for each length of those */
     Tab *tab;                           /* NULL: what is promised is not counted */
-    Lane *others;
-    Lane **table;                       /* by the hash of their names */
-    Lane **order;                       /* as they came */
-    Py_ssize_t classes;
-    Lane *used;
     int64_t cost;
     int64_t in_flight;                  /* as of the last settling */
     int64_t net;                        /* started and not over since then */
     int64_t untold;                     /* started, and not taken yet */
-    int64_t losses;                     /* not taken yet */
     int64_t room;                       /* how many may be in flight */
     int64_t told;                       /* how many in flight other processes know of */
     int64_t waiting;
     int64_t spend_until;                /* of tab->gross */
     uint64_t spend;                     /* which grant set that */
-    uint64_t grants;                    /* given and prolonged */
     uint64_t era;
-    uint64_t openings;                  /* as of Admission's, beyond which no refusal stands */
-    int64_t refused, refused_at;        /* how many were since that was last told, and when the last was, ns */
     /* a grant to every class that nothing binds, as the one was that it was given for */
     uint64_t unbound;
     uint64_t common_era;
     int64_t common_until;
-    int64_t meanwhile;                  /* until when the last grant that was renewed lasted for those who came meanwhile */
     unsigned int epoch;                 /* forks */
     bool closed;                        /* somebody holds the gate's lock */
+    int64_t meanwhile;                  /* until when the last grant that was renewed lasted for those who came meanwhile */
+    uint64_t grants;                    /* given and prolonged */
+    int64_t losses;                     /* not taken yet */
+    uint64_t openings;                  /* as of Admission's, beyond which no refusal stands */
+    int64_t refused, refused_at;        /* how many were since that was last told, and when the last was, ns */
+    Lane *others;
+    Lane **order;                       /* as they came */
+    Py_ssize_t classes;
+    PyObject *make;                     /* from the name of a new class to its Route */
+    PyObject *admission;                /* whose era, in_flight and max_in_flight hold */
+    PyObject *settle;                   /* what is called to take what was used, NULL: nobody wants it */
+    PyObject *idle;                     /* what is called when nothing is in flight, but others were told otherwise */
+    PyObject *priorities;               /* the type of what priority_of should give */
+    PyObject *exempt;                   /* whether a path, below a mount point, is; asked where the next two do not tell: */
+    PyObject *exact, *prefixes;         /* a set and a tuple; `exact` is NULL where `exempt` is to be asked always */
+    uint64_t exact_lengths;             /* a bit for each length of those */
 } Turns;
 
 /* What a request that was let in holds of its gate. */
