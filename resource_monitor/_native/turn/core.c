@@ -383,20 +383,25 @@ static RM_COLD int is_exempt(Turns *turns, PyObject *path, PyObject *mount)
         Py_XDECREF(empty);
         return found;
     }
-    int found = turns->exact_lengths >> length_bit(length) & 1 ? PySet_Contains(turns->exact, path) : 0;
+    int found = PySet_Contains(turns->exact, path);
     for (Py_ssize_t at = 0; !found && at < PyTuple_Size(turns->prefixes); at++)
         found = (int)PyUnicode_Tailmatch(path, PyTuple_GetItem(turns->prefixes, at), 0, length, -1);
     return found;
 }
 
-static bool may_be_exempt(const Lane *lane, const Request *request)
+/* Whether a request has to be asked about: by its length it can be one that is exempt, or below a slash or a mount point. */
+static bool may_be_exempt(const Turns *turns, const Lane *lane, const Request *request)
 {
-    return RM_RARELY(lane->exempt) || (request->mount && RM_RARELY(PyUnicode_GetLength(request->mount)));
+    Py_ssize_t length = request->path_length;
+    if (request->mount && RM_RARELY(PyUnicode_GetLength(request->mount)))
+        return true;
+    return RM_RARELY(lane->exempt) &&
+        (turns->exempt_lengths >> length_bit(length) & 1 || (length > 1 && request->path_text[length - 1] == '/'));
 }
 
 int rm_turns_is_exempt(Turns *turns, const Lane *lane, const Request *request)
 {
-    return may_be_exempt(lane, request) ? is_exempt(turns, request->path, request->mount) : 0;
+    return may_be_exempt(turns, lane, request) ? is_exempt(turns, request->path, request->mount) : 0;
 }
 
 /* What a request needs besides its body, by the user's functions; false, maybe with an error: Python decides. */
@@ -440,7 +445,7 @@ Lane *rm_turns_open(Turns *turns, PyObject *renew, Request *request)
     request->need = turns->cost;
     if (RM_RARELY(request->now < 0) || RM_RARELY(!is_granted(turns, lane, request->now)))
         return NULL;
-    if (RM_RARELY(may_be_exempt(lane, request) || turns->priority_of || turns->cost_of) && !ask_user(turns, lane, request))
+    if (RM_RARELY(may_be_exempt(turns, lane, request) || turns->priority_of || turns->cost_of) && !ask_user(turns, lane, request))
         return NULL;
     if (RM_RARELY(request->need > RM_NEED_MOST - request->body)) /* sums of it are to be counted */
         return NULL;
@@ -813,10 +818,13 @@ static PyObject *none_is_null(PyObject *value) { return value == Py_None ? NULL 
 static bool note_lengths(Turns *self)
 {
     PyObject *paths = PyObject_GetIter(self->exact), *path;
+    self->exempt_lengths = 1; /* no path at all is Python's business */
     while (paths && (path = PyIter_Next(paths))) {
-        Py_ssize_t length = PyUnicode_GetLength(path);
-        if (length >= 0)
-            self->exact_lengths |= (uint64_t)1 << length_bit(length);
+        Py_ssize_t length;
+        if (PyUnicode_AsUTF8AndSize(path, &length))
+            self->exempt_lengths |= (uint64_t)1 << length_bit(length);
+        else
+            PyErr_Clear(); /* no text of UTF-8 comes this way */
         Py_DECREF(path);
     }
     Py_XDECREF(paths);
@@ -856,11 +864,12 @@ static PyObject *turns_new(PyTypeObject *type, PyObject *args, PyObject *options
     self->idle = Py_NewRef(idle);
     self->exempt = Py_NewRef(exempt);
     self->exact = none_is_null(exact);
-    if (self->exact && !note_lengths(self)) {
+    self->prefixes = prefixes ? Py_NewRef(prefixes) : PyTuple_New(0);
+    self->exempt_lengths = UINT64_MAX;
+    if (self->exact && self->prefixes && !PyTuple_Size(self->prefixes) && !note_lengths(self)) {
         Py_DECREF(self);
         return NULL;
     }
-    self->prefixes = prefixes ? Py_NewRef(prefixes) : PyTuple_New(0);
     self->priority_of = none_is_null(priority_of);
     self->priorities = Py_NewRef(priorities);
     self->cost = cost;

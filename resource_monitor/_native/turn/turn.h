@@ -47,30 +47,31 @@ PyAPI_FUNC(PyObject *) PyObject_Vectorcall(PyObject *, PyObject *const *, size_t
 
 enum place { IN_APP = 1, IN_SERVER = 2 };       /* as enum rm_guard_place */
 
-/* One class of requests: its grant, and what was used of it since the last settling. */
+/* One class of requests: its grant, and what was used of it since the last settling. What every request looks at comes first,
+ * in few lines of cache: there are many of these. */
 typedef struct lane {
     PyObject_HEAD
-    PyObject *route;                    /* Admission's Route */
-    PyObject *name;                     /* NULL: that of the classes beyond the bound */
-    const char *text;                   /* its UTF-8, which belongs to `name` */
+    const char *text;                   /* its name's UTF-8, which belongs to `name` */
     Py_ssize_t length;
     uint64_t hash;
+    uint64_t unbound;                   /* as of which of Turns' `unbound` nothing binds it; 0: something does */
     int64_t until;                      /* ns: when the grant ends, */
     uint64_t era;                       /* if Admission did not revoke it before */
-    uint64_t unbound;                   /* as of which of Turns' `unbound` nothing binds it; 0: something does */
     int64_t starts;                     /* how many more may start, */
     int64_t unanswered;                 /* and be without an answer */
     int64_t started, answered, ended, lost;
     int64_t most;                       /* the largest of started - ended - lost meanwhile */
     int64_t first_start, first_end, last_end;   /* ns; the first good end, and the last of any kind */
+    bool used;
+    bool exempt;                        /* some paths of this class may be */
+    struct lane *next_used;
+    PyObject *route;                    /* Admission's Route */
+    PyObject *name;                     /* NULL: that of the classes beyond the bound */
     int64_t refused_until;              /* ns: how long a refusal stands, */
     int64_t refused_latest;             /* and for those in close succession: */
     int64_t refused_since, refused;     /* so many since then, ns; */
     int64_t refused_need;               /* that need as many bytes, */
     uint64_t refused_openings, refused_returns; /* if nothing ended before */
-    struct lane *next_used;
-    bool used;
-    bool exempt;                        /* some paths of this class may be */
 } Lane;
 
 /* Bytes that requests were promised here, for the ledger that is told in bulk. */
@@ -120,7 +121,7 @@ typedef struct {
     PyObject *priorities;               /* the type of what priority_of should give */
     PyObject *exempt;                   /* whether a path, below a mount point, is; asked where the next two do not tell: */
     PyObject *exact, *prefixes;         /* a set and a tuple; `exact` is NULL where `exempt` is to be asked always */
-    uint64_t exact_lengths;             /* a bit for each length of those */
+    uint64_t exempt_lengths;            /* a bit for each length, of UTF-8, that a path which may be exempt can have */
 } Turns;
 
 /* What a request that was let in holds of its gate. */
